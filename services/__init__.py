@@ -1,0 +1,1 @@
+"""Atelier's services: the Catalog, the Trainer and the Generator."""

@@ -1,0 +1,1 @@
+"""How every service starts, fails, logs and stores. No torch in here."""

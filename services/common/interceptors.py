@@ -1,0 +1,117 @@
+"""What happens around every RPC: its request is validated, its errors become statuses, its end is logged.
+
+Streams are wrapped around their iteration, not around the call that returns the generator: a `try` around the call lets
+what a stream raises escape as UNKNOWN.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+
+from services.common import errors
+from services.common.status import DETAILS_KEY, code_of, status_of
+from services.common.telemetry import Logger
+from services.common.validation import validate
+
+Context = grpc.aio.ServicerContext[Any, Any]
+REQUEST_ID_KEY = "x-request-id"
+
+
+async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async for request in requests:
+        validate(request)
+        yield request
+
+
+class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the stubs leave the base untyped
+    """Validation, error mapping and one log line a call."""
+
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/atelier."):
+            return handler  # unknown methods, and the standard services, answer for themselves
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        request_id = str(metadata.get(REQUEST_ID_KEY) or uuid.uuid4())
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            behavior = handler.stream_stream or handler.unary_stream
+            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+            return make(self._streaming(behavior, method, request_id, handler.request_streaming), **codec)
+        behavior = handler.stream_unary or handler.unary_unary
+        make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        return make(self._single(behavior, method, request_id, handler.request_streaming), **codec)
+
+    def _single(self, behavior: Any, method: str, request_id: str, streams: bool) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            started = self._begin(request_id)
+            try:
+                answer = await behavior(_checked(request, streams), context)
+            except BaseException as error:
+                await self._fail(error, method, started, request_id, context)
+            self._end(method, "OK", started)
+            return answer
+
+        return call
+
+    def _streaming(self, behavior: Any, method: str, request_id: str, streams: bool) -> Any:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            started = self._begin(request_id)
+            try:
+                async for answer in behavior(_checked(request, streams), context):
+                    yield answer
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                await self._fail(error, method, started, request_id, context)
+            self._end(method, "OK", started)
+
+        return call
+
+    def _begin(self, request_id: str) -> float:
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        return time.perf_counter()
+
+    def _end(self, method: str, code: str, started: float, **more: object) -> None:
+        millis = round((time.perf_counter() - started) * 1e3, 2)
+        self._log.debug("rpc", method=method, code=code, millis=millis, **more)
+
+    async def _fail(self, error: BaseException, method: str, started: float, request_id: str, context: Context) -> NoReturn:
+        """Ends the call with the error's status. What is unexpected is logged whole and answered with an id alone."""
+        if isinstance(error, asyncio.CancelledError):
+            self._end(method, "CANCELLED", started)
+            raise error
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            raise error
+        if not isinstance(error, errors.AtelierError):
+            self._log.error("rpc failed unexpectedly", method=method, exc_info=error)
+            error = errors.AtelierError(f"internal error; the server's log has it under {request_id}", reason="INTERNAL")
+        code = code_of(error)
+        self._end(method, code.name, started, reason=error.reason, message=error.message)
+        trailing = ((DETAILS_KEY, status_of(error).SerializeToString()), (REQUEST_ID_KEY, request_id))
+        await context.abort(code, error.message, trailing)
+        raise AssertionError("abort returns nothing")
+
+
+def _checked(request: Any, streams: bool) -> Any:
+    if streams:
+        return _validated(request)
+    validate(request)
+    return request
