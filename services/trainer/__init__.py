@@ -1,0 +1,1 @@
+"""The Trainer: training jobs, their queue and events, and the worker that fine-tunes."""

@@ -1,0 +1,320 @@
+"""What the Trainer talks about: jobs, their configuration, what happens to them, and which moves are legal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import TypeAlias
+
+
+class JobStatus(Enum):
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+MOVES: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.PENDING: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
+    # Back to queued when the Trainer stops and takes its worker with it: what was accepted is not lost.
+    JobStatus.RUNNING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED}),
+    JobStatus.COMPLETED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+"""The one table of legal moves."""
+
+ENDED = frozenset(status for status, targets in MOVES.items() if not targets)
+UNFINISHED = frozenset(JobStatus) - ENDED
+
+
+def sources(target: JobStatus) -> frozenset[JobStatus]:
+    """The statuses that may become `target`: what the WHERE of a move asks for."""
+    return frozenset(status for status, targets in MOVES.items() if target in targets)
+
+
+class Stage(Enum):
+    """Where a running job stands for the Trainer; empty for others."""
+
+    NONE = ""
+    TRAINING = "training"
+    REGISTERING = "registering"
+
+
+class Method(Enum):
+    LORA = "lora"
+    DREAMBOOTH = "dreambooth"
+    FULL = "full"
+
+
+class Precision(Enum):
+    AUTO = "auto"
+    NO = "no"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Schedule(Enum):
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+
+
+class Device(Enum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class LogLevel(Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LoadingStage(Enum):
+    STARTING_WORKER = "starting_worker"
+    LOADING_MODEL = "loading_model"
+    CACHING_LATENTS = "caching_latents"
+    DRAWING_CLASS_IMAGES = "drawing_class_images"
+    SAVING = "saving"
+    REGISTERING = "registering"
+
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    rank: int = 4
+    alpha: float | None = None
+    """None until the job is made: then the rank."""
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ATTENTION
+
+
+@dataclass(frozen=True, slots=True)
+class DreamBoothConfig:
+    instance_prompt: str = ""
+    class_prompt: str = ""
+    prior_preservation: bool = False
+    prior_loss_weight: float = 1.0
+    num_class_images: int = 100
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SampleConfig:
+    prompts: tuple[str, ...] = ()
+    interval_steps: int | None = None
+    """None: once, at the end."""
+    steps: int = 20
+    guidance_scale: float = 7.5
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    interval_steps: int | None = None
+    """None: none but the result."""
+    keep: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """The whole configuration, with the guide's defaults. `resolution` and `seed` are filled in when a job is made."""
+
+    learning_rate: float = 1e-4
+    batch_size: int = 4
+    epochs: int = 10
+    max_steps: int | None = None
+    resolution: int | None = None
+    seed: int | None = None
+    mixed_precision: Precision = Precision.AUTO
+    gradient_checkpointing: bool = False
+    gradient_accumulation_steps: int = 1
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    schedule: Schedule = Schedule.CONSTANT
+    warmup_steps: int = 0
+    snr_gamma: float = 0.0
+    noise_offset: float = 0.0
+    caption_dropout: float = 0.0
+    random_flip: bool = False
+    train_text_encoder: bool = False
+    trigger_word: str = ""
+    lora: LoraConfig | None = None
+    dreambooth: DreamBoothConfig | None = None
+    samples: SampleConfig = field(default_factory=SampleConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    device: Device = Device.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed: a stable UPPER_SNAKE reason and a sentence."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands after an optimizer step. Epochs count from 1; times in milliseconds; memory in bytes."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    total_epochs: int
+    loss: float
+    smoothed_loss: float
+    learning_rate: float
+    images_per_second: float
+    elapsed_millis: int
+    remaining_millis: int
+    memory_bytes: int
+    grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a job that succeeded left in the blob store. `layout` is the Catalog's number for it."""
+
+    step: int
+    layout: int
+    files: tuple[ModelFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    stage: LoadingStage
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    step: int
+    index: int
+    prompt: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    step: int
+    size_bytes: int
+    created_at: datetime
+    smoothed_loss: float
+    files: tuple[ModelFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: LogLevel
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    model_id: int
+    model_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    pass
+
+
+EventBody: TypeAlias = Queued | Loading | Progress | Sample | Checkpoint | Log | Done | Failure | Cancelled
+Report: TypeAlias = Loading | Progress | Sample | Checkpoint | Log | Trained | Failure | Cancelled
+"""What a worker says. Trained, Failure and Cancelled are its last words."""
+LAST_WORDS = (Trained, Failure, Cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job: 1, 2, 3, ... without a gap."""
+
+    sequence: int
+    created_at: datetime
+    body: EventBody
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job about to be stored."""
+
+    id: str
+    request_id: str | None
+    dataset_id: int
+    base_model_id: int
+    method: Method
+    output_name: str
+    config: TrainingConfig
+    snapshot_digest: str
+    num_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    id: str
+    status: JobStatus
+    dataset_id: int
+    base_model_id: int
+    method: Method
+    output_name: str
+    config: TrainingConfig
+    snapshot_digest: str
+    num_items: int
+    created_at: datetime
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: Progress | None = None
+    queue_position: int = 0
+    failure: Failure | None = None
+    model_id: int | None = None
+    last_sequence: int = 0
+    # What follows is between the Trainer and its workers.
+    stage: Stage = Stage.NONE
+    token: str = ""
+    last_report: int = 0
+    log_offset: int = 0
+    cancel_requested_at: datetime | None = None
+    trained: Trained | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def model_name(self) -> str:
+        """The name the model gets: the one asked for, or the guide's `Trained-` and 8 characters of the id."""
+        return self.output_name or f"Trained-{self.id[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What one write did: the job as it was left, and the events that were stored with it, in order."""
+
+    job: Job
+    events: tuple[Event, ...]

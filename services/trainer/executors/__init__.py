@@ -1,0 +1,1 @@
+"""Where workers run: as processes of this machine."""
