@@ -1,0 +1,56 @@
+"""Where the services are: told, from the environment, or from the file that a running `atelier up` writes."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SERVICES = ("catalog", "trainer", "generator")
+DEFAULT_PORTS = {"catalog": 50051, "trainer": 50052, "generator": 50053}  # of `atelier up`
+FILE_NAME = "addresses.json"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """host:port of each service."""
+
+    catalog: str
+    trainer: str
+    generator: str
+
+
+def data_dir() -> Path:
+    """The folder that services and clients on this machine share: ATELIER_DATA_DIR, else ./data."""
+    return Path(os.environ.get("ATELIER_DATA_DIR") or "data")
+
+
+def find_addresses(catalog: str = "", trainer: str = "", generator: str = "") -> Addresses:
+    """Each service's address: as given, else ATELIER_<SERVICE>_ADDRESS, else `atelier up`'s file, else its default port."""
+    given = {"catalog": catalog, "trainer": trainer, "generator": generator}
+    written = read_addresses(data_dir())
+    found = {
+        name: given[name]
+        or os.environ.get(f"ATELIER_{name.upper()}_ADDRESS")
+        or written.get(name)
+        or f"127.0.0.1:{DEFAULT_PORTS[name]}"
+        for name in SERVICES
+    }
+    return Addresses(**found)
+
+
+def read_addresses(folder: Path) -> dict[str, str]:
+    """What a running `atelier up` wrote under `folder`; empty when none runs there."""
+    try:
+        written = json.loads((folder / FILE_NAME).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: written[name] for name in SERVICES if isinstance(written.get(name), str)}
+
+
+def write_addresses(folder: Path, addresses: Addresses) -> Path:
+    """Writes the file whole, so that a reader sees all of it or nothing."""
+    file = folder / FILE_NAME
+    aside = folder / f".{FILE_NAME}.{os.getpid()}"
+    aside.write_text(json.dumps(asdict(addresses), indent=2) + "\n")
+    aside.replace(file)
+    return file

@@ -1,0 +1,96 @@
+"""The client: one object for the three services."""
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from atelier.generator.v1.generator_service_pb2 import GenerateResponse
+from atelier_client.addresses import Addresses, find_addresses
+from atelier_client.datasets import Datasets
+from atelier_client.generation import Drawing, Generations, Size
+from atelier_client.models import ModelRef, Models
+from atelier_client.training import Training
+from atelier_client.transport import Transport
+
+
+class Atelier:
+    """Images in, a fine-tuned model out, pictures from it.
+
+    >>> atelier = Atelier.connect()
+    >>> dataset = atelier.datasets.create("icons")
+    >>> atelier.datasets.upload(dataset, "pictures/")
+    >>> job = atelier.training.create(dataset, "Atelier Starter", config={"lora": {"rank": 8}}, start=True)
+    >>> job = atelier.training.wait(job.id)
+    >>> atelier.generate("a red apple", model=job.model_id)[0].save("apple.png")
+
+    Safe to use from several threads. Close it, or use it as a context manager, to let the connections go.
+    """
+
+    def __init__(self, *, catalog: str, trainer: str, generator: str) -> None:
+        """Addresses are host:port. Nothing is sent before the first call."""
+        self.addresses = Addresses(catalog, trainer, generator)
+        self._transports = [
+            Transport("Catalog", catalog),
+            Transport("Trainer", trainer),
+            Transport("Generator", generator),
+        ]
+        catalog_transport, trainer_transport, generator_transport = self._transports
+        self.datasets = Datasets(catalog_transport)
+        self.models = Models(catalog_transport)
+        self.training = Training(trainer_transport, self.datasets, self.models)
+        self.generations = Generations(generator_transport, self.models)
+
+    @classmethod
+    def connect(cls, *, catalog: str = "", trainer: str = "", generator: str = "") -> Self:
+        """A client of what runs here: addresses as given, else ATELIER_<SERVICE>_ADDRESS, else those of `atelier up`."""
+        found = find_addresses(catalog, trainer, generator)
+        return cls(catalog=found.catalog, trainer=found.trainer, generator=found.generator)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        model: ModelRef,
+        negative_prompt: str = "",
+        size: Size | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_rescale: float | None = None,
+        scheduler: str = "",
+        seed: int | None = None,
+        count: int | None = None,
+        lora_weight: float | None = None,
+        loras: Mapping[int | str, float] | None = None,
+        on_event: Callable[[GenerateResponse], None] | None = None,
+    ) -> Drawing:
+        """Draws `prompt` with `model` and gives the pictures; what is None gets the server's default.
+
+        Raises NotFound, InvalidArgument, FailedPrecondition, ResourceExhausted, Cancelled, Unavailable.
+        """
+        settings = self.generations.settings(
+            prompt,
+            model,
+            negative_prompt=negative_prompt,
+            size=size,
+            steps=steps,
+            guidance=guidance,
+            guidance_rescale=guidance_rescale,
+            scheduler=scheduler,
+            seed=seed,
+            count=count,
+            lora_weight=lora_weight,
+            loras=loras,
+        )
+        return self.generations.draw(settings, on_event=on_event)
+
+    def close(self) -> None:
+        for transport in self._transports:
+            transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

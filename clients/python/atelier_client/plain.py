@@ -1,0 +1,91 @@
+"""Messages as plain values for JSON and people: short enum names, numbers as numbers, times as RFC 3339."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from atelier_client.errors import InvalidArgument
+
+Plain: TypeAlias = dict[str, "Plain"] | list["Plain"] | str | int | float | bool
+
+_SAME_AS = {"euler_a": "euler_ancestral", "dpmpp": "dpmpp_2m", "fp32": "no"}  # other names people know
+
+
+def to_plain(message: Message) -> dict[str, Plain]:
+    """`message` as a dict that json.dumps takes. Unset messages, `optional` fields and oneofs are left out; bytes too."""
+    plain: dict[str, Plain] = {}
+    for field in message.DESCRIPTOR.fields:
+        if field.type == FieldDescriptor.TYPE_BYTES or (field.has_presence and not message.HasField(field.name)):
+            continue
+        value = getattr(message, field.name)
+        plain[field.name] = [_value(field, each) for each in value] if field.is_repeated else _value(field, value)
+    return plain
+
+
+def _value(field: FieldDescriptor, value: Any) -> Plain:
+    if isinstance(value, Timestamp):
+        return value.ToJsonString()
+    if field.message_type is not None:
+        return to_plain(value)
+    if field.enum_type is not None:
+        return short_name(field.enum_type, value)
+    return value  # type: ignore[no-any-return]  # a scalar, by the descriptor
+
+
+def _prefix(enum: EnumDescriptor) -> str:
+    """JOB_STATUS_ of JobStatus: what buf's STANDARD rules put before each value."""
+    zero = enum.values_by_number[0].name
+    return zero.removesuffix("UNSPECIFIED")
+
+
+def short_name(enum: EnumDescriptor, number: int) -> str:
+    """`completed` for JOB_STATUS_COMPLETED; the number in digits for a value this client does not know yet."""
+    value = enum.values_by_number.get(number)
+    return str(number) if value is None else value.name.removeprefix(_prefix(enum)).lower()
+
+
+def short_names(enum: EnumDescriptor) -> list[str]:
+    """Every short name of `enum` but `unspecified`."""
+    return [short_name(enum, value.number) for value in enum.values if value.number != 0]
+
+
+def number_of(enum: EnumDescriptor, name: str, *, field: str) -> int:
+    """The value that `name` means, in any case and spelling ("DPM++ 2M Karras", "euler-a").
+
+    Raises InvalidArgument naming `field` and listing the known names.
+    """
+    wanted = name.strip().lower().replace("++", "pp").replace("-", "_").replace(" ", "_")
+    wanted = _SAME_AS.get(wanted, wanted)
+    for value in enum.values:
+        if value.number != 0 and short_name(enum, value.number) == wanted:
+            return value.number
+    raise InvalidArgument({field: f"{name!r} is not known; known are {', '.join(short_names(enum))}"})
+
+
+def fill(message: Message, values: Mapping[str, Any], *, path: str) -> None:
+    """Sets the fields of `message` from a dict, nested ones too; None leaves a field unset.
+
+    Raises InvalidArgument naming `path` and the field for a name or a type that the message does not have.
+    """
+    for name, value in values.items():
+        here = f"{path}.{name}"
+        field = message.DESCRIPTOR.fields_by_name.get(name)
+        if field is None:
+            raise InvalidArgument({here: f"is not known; known are {', '.join(message.DESCRIPTOR.fields_by_name)}"})
+        if value is None:
+            continue
+        try:
+            if isinstance(value, Mapping):
+                getattr(message, name).SetInParent()
+                fill(getattr(message, name), value, path=here)
+            elif field.is_repeated:
+                getattr(message, name).extend([value] if isinstance(value, str) else value)
+            elif field.enum_type is not None and isinstance(value, str):
+                setattr(message, name, number_of(field.enum_type, value, field=here))
+            else:
+                setattr(message, name, value)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidArgument({here: f"does not take {value!r}: {error}"}) from error

@@ -1,0 +1,161 @@
+"""Training jobs: create, start, watch, cancel."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from atelier.trainer.v1 import trainer_service_pb2 as pb
+from atelier.trainer.v1 import training_pb2 as types
+from atelier.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
+from atelier.trainer.v1.training_pb2 import TrainingConfig, TrainingEvent, TrainingJob
+from atelier_client import plain
+from atelier_client.datasets import DatasetRef, Datasets
+from atelier_client.errors import AtelierError, Cancelled, InternalError, Unavailable
+from atelier_client.models import ModelRef, Models
+from atelier_client.transport import Transport, backoff
+
+ENDED = frozenset({types.JOB_STATUS_COMPLETED, types.JOB_STATUS_FAILED, types.JOB_STATUS_CANCELLED})
+LAST_EVENTS = frozenset({"done", "failed", "cancelled"})
+PATIENCE_SECONDS = 60.0
+
+
+class Training:
+    """The Trainer's jobs."""
+
+    def __init__(self, trainer: Transport, datasets: Datasets, models: Models) -> None:
+        self._trainer = trainer
+        self._stub = TrainerServiceStub(trainer.channel)
+        self._datasets = datasets
+        self._models = models
+
+    def capabilities(self) -> pb.GetTrainerCapabilitiesResponse:
+        """Methods, families, devices, and the configuration's defaults."""
+        return self._trainer.call(self._stub.GetTrainerCapabilities, pb.GetTrainerCapabilitiesRequest())
+
+    def create(
+        self,
+        dataset: DatasetRef,
+        base_model: ModelRef,
+        *,
+        method: str = "lora",
+        output_name: str = "",
+        config: TrainingConfig | Mapping[str, Any] | None = None,
+        start: bool = False,
+    ) -> TrainingJob:
+        """A new job on the dataset as it is now; every default is visible in the answer's `config`.
+
+        `config` may be a dict with the message's field names: {"epochs": 5, "lora": {"rank": 8}, "schedule": "cosine"}.
+        Raises NotFound, InvalidArgument, FailedPrecondition.
+        """
+        number = plain.number_of(types.TrainingMethod.DESCRIPTOR, method, field="method")
+        request = pb.CreateTrainingJobRequest(
+            request_id=str(uuid.uuid4()),
+            dataset_id=self._datasets.id_of(dataset),
+            base_model_id=self._models.id_of(base_model),
+            method=types.TrainingMethod.ValueType(number),
+            output_name=output_name,
+            config=training_config(config or {}),
+            start=start,
+        )
+        return self._trainer.call(self._stub.CreateTrainingJob, request).job
+
+    def get(self, job_id: str) -> TrainingJob:
+        """Raises NotFound."""
+        return self._trainer.call(self._stub.GetTrainingJob, pb.GetTrainingJobRequest(job_id=job_id)).job
+
+    def list(self, *, status: str = "", unfinished: bool = False) -> list[TrainingJob]:
+        """Jobs, newest first: all, those of a status, or those that have not ended."""
+        request = pb.ListTrainingJobsRequest(page_size=500, unfinished=unfinished)
+        if status:
+            number = plain.number_of(types.JobStatus.DESCRIPTOR, status, field="status")
+            request.status = types.JobStatus.ValueType(number)
+        jobs: list[TrainingJob] = []
+        while True:
+            page = self._trainer.call(self._stub.ListTrainingJobs, request)
+            jobs.extend(page.jobs)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return jobs
+
+    def start(self, job_id: str) -> TrainingJob:
+        """Queues a pending job. Raises NotFound, FailedPrecondition when it has ended."""
+        return self._trainer.call(self._stub.StartTrainingJob, pb.StartTrainingJobRequest(job_id=job_id)).job
+
+    def cancel(self, job_id: str) -> TrainingJob:
+        """Ends a job within one step. Raises NotFound, FailedPrecondition when it has completed or failed."""
+        return self._trainer.call(self._stub.CancelTrainingJob, pb.CancelTrainingJobRequest(job_id=job_id)).job
+
+    def delete(self, job_id: str) -> None:
+        """Deletes an ended or pending job; its model stays. Raises NotFound, FailedPrecondition."""
+        self._trainer.call(self._stub.DeleteTrainingJob, pb.DeleteTrainingJobRequest(job_id=job_id), attempts=1)
+
+    def watch(
+        self, job_id: str, *, after_sequence: int = 0, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Iterator[TrainingEvent]:
+        """Every event of a job after `after_sequence`, old ones first, until it has ended; each event once, none left out.
+
+        A stream that is cut is taken up again after the last event seen, for `patience_seconds` without any news before
+        Unavailable is raised. Leaving the iteration does not stop the job. Raises NotFound.
+        """
+        attempt, last_news = 0, time.monotonic()
+        while True:
+            problem: AtelierError | None = None
+            try:
+                request = pb.WatchTrainingJobRequest(job_id=job_id, after_sequence=after_sequence)
+                for answer in self._trainer.stream(self._stub.WatchTrainingJob, request):
+                    attempt, last_news = 0, time.monotonic()
+                    event = answer.event
+                    if event.sequence <= after_sequence or event.WhichOneof("event") == "heartbeat":
+                        continue
+                    after_sequence = event.sequence
+                    yield event
+                    if event.WhichOneof("event") in LAST_EVENTS:
+                        return
+                # Ended without a last event: the server is going away, or all of them were seen already.
+                job = self.get(job_id)
+                if job.status in ENDED and job.last_sequence <= after_sequence:
+                    return
+            except (Unavailable, Cancelled, InternalError) as error:
+                problem = error  # a stopping server cancels its streams; a cut connection reads as one of these, too
+            if problem is not None and time.monotonic() - last_news > patience_seconds:
+                raise problem
+            time.sleep(backoff(attempt))
+            attempt += 1
+
+    def wait(self, job_id: str) -> TrainingJob:
+        """The job once it has ended."""
+        for _ in self.watch(job_id):
+            pass
+        return self.get(job_id)
+
+    def logs(self, job_id: str, *, follow: bool = False) -> Iterator[TrainingEvent]:
+        """The worker's log events; with `follow`, new ones until the job ends. Raises NotFound, Unavailable."""
+        request = pb.StreamLogsRequest(job_id=job_id, follow=follow)
+        for answer in self._trainer.stream(self._stub.StreamLogs, request):
+            if answer.event.WhichOneof("event") == "log":
+                yield answer.event
+
+    def metrics(self, job_id: str, *, max_points: int = 0) -> Sequence[types.StepProgress]:
+        """The loss curve, thinned to at most `max_points` (0 means 1000). Raises NotFound."""
+        request = pb.ListMetricsRequest(job_id=job_id, max_points=max_points)
+        return self._trainer.call(self._stub.ListMetrics, request).points
+
+    def checkpoints(self, job_id: str) -> Sequence[types.Checkpoint]:
+        """Raises NotFound."""
+        request = pb.ListCheckpointsRequest(job_id=job_id)
+        return self._trainer.call(self._stub.ListCheckpoints, request).checkpoints
+
+    def sample(self, job_id: str, sha256: str) -> bytes:
+        """PNG of a sample picture that a `sample` event named. Raises NotFound."""
+        request = pb.DownloadSampleRequest(job_id=job_id, sha256=sha256)
+        return self._trainer.call(self._stub.DownloadSample, request).content.data
+
+
+def training_config(values: TrainingConfig | Mapping[str, Any]) -> TrainingConfig:
+    """`values` as the message; enum fields by their short names. Raises InvalidArgument naming the field."""
+    if isinstance(values, TrainingConfig):
+        return values
+    config = TrainingConfig()
+    plain.fill(config, values, path="config")
+    return config
