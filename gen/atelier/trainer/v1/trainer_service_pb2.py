@@ -29,7 +29,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(atelier/trainer/v1/trainer_service.proto\x12\x12\x61telier.trainer.v1\x1a\x1e\x61telier/catalog/v1/model.proto\x1a!atelier/trainer/v1/training.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x1f\n\x1dGetTrainerCapabilitiesRequest\"\x96\x02\n\x1eGetTrainerCapabilitiesResponse\x12\x33\n\x07methods\x18\x01 \x03(\x0e\x32\".atelier.trainer.v1.TrainingMethod\x12\x31\n\x08\x66\x61milies\x18\x02 \x03(\x0e\x32\x1f.atelier.catalog.v1.ModelFamily\x12+\n\x07\x64\x65vices\x18\x03 \x03(\x0e\x32\x1a.atelier.trainer.v1.Device\x12\x34\n\x08\x64\x65\x66\x61ults\x18\x04 \x01(\x0b\x32\".atelier.trainer.v1.TrainingConfig\x12\x18\n\x10max_running_jobs\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\"\xd9\x02\n\x18\x43reateTrainingJobRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\ndataset_id\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1e\n\rbase_model_id\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12<\n\x06method\x18\x04 \x01(\x0e\x32\".atelier.trainer.v1.TrainingMethodB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12^\n\x0boutput_name\x18\x05 \x01(\tBI\xbaHFrD\x18\x64\x32@^([^\\x00-\\x1f\\x7f/\\\\]*[^\\x00-\\x20\\x7f/\\\\][^\\x00-\\x1f\\x7f/\\\\]*)?$\x12\x32\n\x06\x63onfig\x18\x06 \x01(\x0b\x32\".atelier.trainer.v1.TrainingConfig\x12\r\n\x05start\x18\x07 \x01(\x08\"I\n\x19\x43reateTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"1\n\x15GetTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"F\n\x16GetTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"\xc1\x01\n\x17ListTrainingJobsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x37\n\x06status\x18\x03 \x01(\x0e\x32\x1d.atelier.trainer.v1.JobStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\ndataset_id\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nunfinished\x18\x05 \x01(\x08\x42\r\n\x0b_dataset_id\"v\n\x18ListTrainingJobsResponse\x12-\n\x04jobs\x18\x01 \x03(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"3\n\x17StartTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"H\n\x18StartTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"4\n\x18\x43\x61ncelTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"I\n\x19\x43\x61ncelTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"4\n\x18\x44\x65leteTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1b\n\x19\x44\x65leteTrainingJobResponse\"T\n\x17WatchTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"{\n\x18WatchTrainingJobResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.atelier.trainer.v1.TrainingEvent\x12-\n\x06status\x18\x02 \x01(\x0e\x32\x1d.atelier.trainer.v1.JobStatus\"O\n\x12ListMetricsRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nmax_points\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\"G\n\x13ListMetricsResponse\x12\x30\n\x06points\x18\x01 \x03(\x0b\x32 .atelier.trainer.v1.StepProgress\"^\n\x11StreamLogsRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"F\n\x12StreamLogsResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.atelier.trainer.v1.TrainingEvent\"2\n\x16ListCheckpointsRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17ListCheckpointsResponse\x12\x33\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1e.atelier.trainer.v1.Checkpoint\"X\n\x15\x44ownloadSampleRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x06sha256\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"?\n\x16\x44ownloadSampleResponse\x12%\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody2\x95\x0e\n\x0eTrainerService\x12\xa3\x01\n\x16GetTrainerCapabilities\x12\x31.atelier.trainer.v1.GetTrainerCapabilitiesRequest\x1a\x32.atelier.trainer.v1.GetTrainerCapabilitiesResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/training/capabilities\x12\x8f\x01\n\x11\x43reateTrainingJob\x12,.atelier.trainer.v1.CreateTrainingJobRequest\x1a-.atelier.trainer.v1.CreateTrainingJobResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\r/api/training:\x01*b\x03job\x12\x8c\x01\n\x0eGetTrainingJob\x12).atelier.trainer.v1.GetTrainingJobRequest\x1a*.atelier.trainer.v1.GetTrainingJobResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x16/api/training/{job_id}b\x03job\x12\x84\x01\n\x10ListTrainingJobs\x12+.atelier.trainer.v1.ListTrainingJobsRequest\x1a,.atelier.trainer.v1.ListTrainingJobsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/api/training\x12\x9b\x01\n\x10StartTrainingJob\x12+.atelier.trainer.v1.StartTrainingJobRequest\x1a,.atelier.trainer.v1.StartTrainingJobResponse\",\x82\xd3\xe4\x93\x02&\"\x1c/api/training/{job_id}/start:\x01*b\x03job\x12\x9f\x01\n\x11\x43\x61ncelTrainingJob\x12,.atelier.trainer.v1.CancelTrainingJobRequest\x1a-.atelier.trainer.v1.CancelTrainingJobResponse\"-\x82\xd3\xe4\x93\x02\'\"\x1d/api/training/{job_id}/cancel:\x01*b\x03job\x12\x90\x01\n\x11\x44\x65leteTrainingJob\x12,.atelier.trainer.v1.DeleteTrainingJobRequest\x1a-.atelier.trainer.v1.DeleteTrainingJobResponse\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/api/training/{job_id}\x12\x96\x01\n\x10WatchTrainingJob\x12+.atelier.trainer.v1.WatchTrainingJobRequest\x1a,.atelier.trainer.v1.WatchTrainingJobResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/training/{job_id}/events0\x01\x12\x86\x01\n\x0bListMetrics\x12&.atelier.trainer.v1.ListMetricsRequest\x1a\'.atelier.trainer.v1.ListMetricsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/api/training/{job_id}/metrics\x12\x82\x01\n\nStreamLogs\x12%.atelier.trainer.v1.StreamLogsRequest\x1a&.atelier.trainer.v1.StreamLogsResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/training/{job_id}/logs0\x01\x12\x96\x01\n\x0fListCheckpoints\x12*.atelier.trainer.v1.ListCheckpointsRequest\x1a+.atelier.trainer.v1.ListCheckpointsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/api/training/{job_id}/checkpoints\x12\xa1\x01\n\x0e\x44ownloadSample\x12).atelier.trainer.v1.DownloadSampleRequest\x1a*.atelier.trainer.v1.DownloadSampleResponse\"8\x82\xd3\xe4\x93\x02\x32\x12\'/api/training/{job_id}/samples/{sha256}b\x07\x63ontentb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(atelier/trainer/v1/trainer_service.proto\x12\x12\x61telier.trainer.v1\x1a\x1e\x61telier/catalog/v1/model.proto\x1a!atelier/trainer/v1/training.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x1f\n\x1dGetTrainerCapabilitiesRequest\"\x96\x02\n\x1eGetTrainerCapabilitiesResponse\x12\x33\n\x07methods\x18\x01 \x03(\x0e\x32\".atelier.trainer.v1.TrainingMethod\x12\x31\n\x08\x66\x61milies\x18\x02 \x03(\x0e\x32\x1f.atelier.catalog.v1.ModelFamily\x12+\n\x07\x64\x65vices\x18\x03 \x03(\x0e\x32\x1a.atelier.trainer.v1.Device\x12\x34\n\x08\x64\x65\x66\x61ults\x18\x04 \x01(\x0b\x32\".atelier.trainer.v1.TrainingConfig\x12\x18\n\x10max_running_jobs\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\"\xcc\x03\n\x18\x43reateTrainingJobRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\ndataset_id\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1e\n\rbase_model_id\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12<\n\x06method\x18\x04 \x01(\x0e\x32\".atelier.trainer.v1.TrainingMethodB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\xd0\x01\n\x0boutput_name\x18\x05 \x01(\tB\xba\x01\xbaH\xb6\x01r\x02\x18\x64\xba\x01\xae\x01\n\x0cname.visible\x12@must hold a visible character, and no control character or slash\x1a\\this == \'\' || this.matches(r\'^[^\\x00-\\x1f\\x7f/\\\\]*[^\\x00-\\x20\\x7f/\\\\][^\\x00-\\x1f\\x7f/\\\\]*$\')\x12\x32\n\x06\x63onfig\x18\x06 \x01(\x0b\x32\".atelier.trainer.v1.TrainingConfig\x12\r\n\x05start\x18\x07 \x01(\x08\"I\n\x19\x43reateTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"1\n\x15GetTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"F\n\x16GetTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"\xc1\x01\n\x17ListTrainingJobsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x37\n\x06status\x18\x03 \x01(\x0e\x32\x1d.atelier.trainer.v1.JobStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\ndataset_id\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nunfinished\x18\x05 \x01(\x08\x42\r\n\x0b_dataset_id\"v\n\x18ListTrainingJobsResponse\x12-\n\x04jobs\x18\x01 \x03(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"3\n\x17StartTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"H\n\x18StartTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"4\n\x18\x43\x61ncelTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"I\n\x19\x43\x61ncelTrainingJobResponse\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\"4\n\x18\x44\x65leteTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1b\n\x19\x44\x65leteTrainingJobResponse\"T\n\x17WatchTrainingJobRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"{\n\x18WatchTrainingJobResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.atelier.trainer.v1.TrainingEvent\x12-\n\x06status\x18\x02 \x01(\x0e\x32\x1d.atelier.trainer.v1.JobStatus\"O\n\x12ListMetricsRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nmax_points\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\"G\n\x13ListMetricsResponse\x12\x30\n\x06points\x18\x01 \x03(\x0b\x32 .atelier.trainer.v1.StepProgress\"^\n\x11StreamLogsRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"F\n\x12StreamLogsResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.atelier.trainer.v1.TrainingEvent\"2\n\x16ListCheckpointsRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"N\n\x17ListCheckpointsResponse\x12\x33\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1e.atelier.trainer.v1.Checkpoint\"X\n\x15\x44ownloadSampleRequest\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x06sha256\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"?\n\x16\x44ownloadSampleResponse\x12%\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody2\x95\x0e\n\x0eTrainerService\x12\xa3\x01\n\x16GetTrainerCapabilities\x12\x31.atelier.trainer.v1.GetTrainerCapabilitiesRequest\x1a\x32.atelier.trainer.v1.GetTrainerCapabilitiesResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/training/capabilities\x12\x8f\x01\n\x11\x43reateTrainingJob\x12,.atelier.trainer.v1.CreateTrainingJobRequest\x1a-.atelier.trainer.v1.CreateTrainingJobResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\r/api/training:\x01*b\x03job\x12\x8c\x01\n\x0eGetTrainingJob\x12).atelier.trainer.v1.GetTrainingJobRequest\x1a*.atelier.trainer.v1.GetTrainingJobResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x16/api/training/{job_id}b\x03job\x12\x84\x01\n\x10ListTrainingJobs\x12+.atelier.trainer.v1.ListTrainingJobsRequest\x1a,.atelier.trainer.v1.ListTrainingJobsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/api/training\x12\x9b\x01\n\x10StartTrainingJob\x12+.atelier.trainer.v1.StartTrainingJobRequest\x1a,.atelier.trainer.v1.StartTrainingJobResponse\",\x82\xd3\xe4\x93\x02&\"\x1c/api/training/{job_id}/start:\x01*b\x03job\x12\x9f\x01\n\x11\x43\x61ncelTrainingJob\x12,.atelier.trainer.v1.CancelTrainingJobRequest\x1a-.atelier.trainer.v1.CancelTrainingJobResponse\"-\x82\xd3\xe4\x93\x02\'\"\x1d/api/training/{job_id}/cancel:\x01*b\x03job\x12\x90\x01\n\x11\x44\x65leteTrainingJob\x12,.atelier.trainer.v1.DeleteTrainingJobRequest\x1a-.atelier.trainer.v1.DeleteTrainingJobResponse\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/api/training/{job_id}\x12\x96\x01\n\x10WatchTrainingJob\x12+.atelier.trainer.v1.WatchTrainingJobRequest\x1a,.atelier.trainer.v1.WatchTrainingJobResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/training/{job_id}/events0\x01\x12\x86\x01\n\x0bListMetrics\x12&.atelier.trainer.v1.ListMetricsRequest\x1a\'.atelier.trainer.v1.ListMetricsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/api/training/{job_id}/metrics\x12\x82\x01\n\nStreamLogs\x12%.atelier.trainer.v1.StreamLogsRequest\x1a&.atelier.trainer.v1.StreamLogsResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/training/{job_id}/logs0\x01\x12\x96\x01\n\x0fListCheckpoints\x12*.atelier.trainer.v1.ListCheckpointsRequest\x1a+.atelier.trainer.v1.ListCheckpointsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/api/training/{job_id}/checkpoints\x12\xa1\x01\n\x0e\x44ownloadSample\x12).atelier.trainer.v1.DownloadSampleRequest\x1a*.atelier.trainer.v1.DownloadSampleResponse\"8\x82\xd3\xe4\x93\x02\x32\x12\'/api/training/{job_id}/samples/{sha256}b\x07\x63ontentb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETRAININGJOBREQUEST'].fields_by_name['method']._loaded_options = None
   _globals['_CREATETRAININGJOBREQUEST'].fields_by_name['method']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_CREATETRAININGJOBREQUEST'].fields_by_name['output_name']._loaded_options = None
-  _globals['_CREATETRAININGJOBREQUEST'].fields_by_name['output_name']._serialized_options = b'\272HFrD\030d2@^([^\\x00-\\x1f\\x7f/\\\\]*[^\\x00-\\x20\\x7f/\\\\][^\\x00-\\x1f\\x7f/\\\\]*)?$'
+  _globals['_CREATETRAININGJOBREQUEST'].fields_by_name['output_name']._serialized_options = b'\272H\266\001r\002\030d\272\001\256\001\n\014name.visible\022@must hold a visible character, and no control character or slash\032\\this == \'\' || this.matches(r\'^[^\\x00-\\x1f\\x7f/\\\\]*[^\\x00-\\x20\\x7f/\\\\][^\\x00-\\x1f\\x7f/\\\\]*$\')'
   _globals['_GETTRAININGJOBREQUEST'].fields_by_name['job_id']._loaded_options = None
   _globals['_GETTRAININGJOBREQUEST'].fields_by_name['job_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTTRAININGJOBSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -105,49 +105,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTRAINERCAPABILITIESRESPONSE']._serialized_start=251
   _globals['_GETTRAINERCAPABILITIESRESPONSE']._serialized_end=529
   _globals['_CREATETRAININGJOBREQUEST']._serialized_start=532
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=877
-  _globals['_CREATETRAININGJOBRESPONSE']._serialized_start=879
-  _globals['_CREATETRAININGJOBRESPONSE']._serialized_end=952
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=954
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=1003
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=1005
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=1075
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=1078
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=1271
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=1273
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=1391
-  _globals['_STARTTRAININGJOBREQUEST']._serialized_start=1393
-  _globals['_STARTTRAININGJOBREQUEST']._serialized_end=1444
-  _globals['_STARTTRAININGJOBRESPONSE']._serialized_start=1446
-  _globals['_STARTTRAININGJOBRESPONSE']._serialized_end=1518
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=1520
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1572
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=1574
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=1647
-  _globals['_DELETETRAININGJOBREQUEST']._serialized_start=1649
-  _globals['_DELETETRAININGJOBREQUEST']._serialized_end=1701
-  _globals['_DELETETRAININGJOBRESPONSE']._serialized_start=1703
-  _globals['_DELETETRAININGJOBRESPONSE']._serialized_end=1730
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1732
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1816
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1818
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=1941
-  _globals['_LISTMETRICSREQUEST']._serialized_start=1943
-  _globals['_LISTMETRICSREQUEST']._serialized_end=2022
-  _globals['_LISTMETRICSRESPONSE']._serialized_start=2024
-  _globals['_LISTMETRICSRESPONSE']._serialized_end=2095
-  _globals['_STREAMLOGSREQUEST']._serialized_start=2097
-  _globals['_STREAMLOGSREQUEST']._serialized_end=2191
-  _globals['_STREAMLOGSRESPONSE']._serialized_start=2193
-  _globals['_STREAMLOGSRESPONSE']._serialized_end=2263
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=2265
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=2315
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=2317
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=2395
-  _globals['_DOWNLOADSAMPLEREQUEST']._serialized_start=2397
-  _globals['_DOWNLOADSAMPLEREQUEST']._serialized_end=2485
-  _globals['_DOWNLOADSAMPLERESPONSE']._serialized_start=2487
-  _globals['_DOWNLOADSAMPLERESPONSE']._serialized_end=2550
-  _globals['_TRAINERSERVICE']._serialized_start=2553
-  _globals['_TRAINERSERVICE']._serialized_end=4366
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=992
+  _globals['_CREATETRAININGJOBRESPONSE']._serialized_start=994
+  _globals['_CREATETRAININGJOBRESPONSE']._serialized_end=1067
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=1069
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=1118
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=1120
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=1190
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=1193
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=1386
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=1388
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=1506
+  _globals['_STARTTRAININGJOBREQUEST']._serialized_start=1508
+  _globals['_STARTTRAININGJOBREQUEST']._serialized_end=1559
+  _globals['_STARTTRAININGJOBRESPONSE']._serialized_start=1561
+  _globals['_STARTTRAININGJOBRESPONSE']._serialized_end=1633
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=1635
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1687
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=1689
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=1762
+  _globals['_DELETETRAININGJOBREQUEST']._serialized_start=1764
+  _globals['_DELETETRAININGJOBREQUEST']._serialized_end=1816
+  _globals['_DELETETRAININGJOBRESPONSE']._serialized_start=1818
+  _globals['_DELETETRAININGJOBRESPONSE']._serialized_end=1845
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1847
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1931
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1933
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=2056
+  _globals['_LISTMETRICSREQUEST']._serialized_start=2058
+  _globals['_LISTMETRICSREQUEST']._serialized_end=2137
+  _globals['_LISTMETRICSRESPONSE']._serialized_start=2139
+  _globals['_LISTMETRICSRESPONSE']._serialized_end=2210
+  _globals['_STREAMLOGSREQUEST']._serialized_start=2212
+  _globals['_STREAMLOGSREQUEST']._serialized_end=2306
+  _globals['_STREAMLOGSRESPONSE']._serialized_start=2308
+  _globals['_STREAMLOGSRESPONSE']._serialized_end=2378
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=2380
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=2430
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=2432
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=2510
+  _globals['_DOWNLOADSAMPLEREQUEST']._serialized_start=2512
+  _globals['_DOWNLOADSAMPLEREQUEST']._serialized_end=2600
+  _globals['_DOWNLOADSAMPLERESPONSE']._serialized_start=2602
+  _globals['_DOWNLOADSAMPLERESPONSE']._serialized_end=2665
+  _globals['_TRAINERSERVICE']._serialized_start=2668
+  _globals['_TRAINERSERVICE']._serialized_end=4481
 # @@protoc_insertion_point(module_scope)
