@@ -1,0 +1,247 @@
+"""LoRA (Hu et al. 2021): put into a denoiser to train, saved, loaded, weighted and taken out again.
+
+Files are `pytorch_lora_weights.safetensors` in diffusers' layout: `unet.` and `text_encoder.` keys, and the adapters'
+configuration in the header, so that a loader scales by the real alpha instead of taking it to be the rank.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services.common.errors import FailedPrecondition, InvalidArgument
+from services.diffusion.families import get_family
+from services.diffusion.load import Components
+from services.diffusion.weights import WeightsUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+FILE_NAME = "pytorch_lora_weights.safetensors"
+TARGETS_FIELD = "config.lora.target_modules"
+TRAINED = "default"  # the adapter's name while it trains
+
+
+def add_lora(
+    unet: "torch.nn.Module",
+    *,
+    rank: int,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    target_modules: Sequence[str] = (),
+    text_encoder: "torch.nn.Module | None" = None,
+    family: str = "stable_diffusion",
+) -> "list[torch.nn.Parameter]":
+    """Freezes the models, puts fresh LoRA layers into them, and gives the layers' parameters (float32, to be trained).
+
+    `alpha` is the rank unless given: an adapter's output is scaled by alpha / rank. `target_modules` are module names of
+    the denoiser, the family's attention where empty. The first draw of A comes from torch's global generator; B is zero,
+    so the model starts unchanged. Raises InvalidArgument naming `config.lora.target_modules` when a name is not there.
+    """
+    import torch
+    from peft import LoraConfig
+
+    described = get_family(family)
+    targets = list(target_modules) or list(described.lora_targets)
+    _check_targets(unet, targets)
+    models = [(unet, targets)]
+    if text_encoder is not None:
+        models.append((text_encoder, list(described.text_encoder_lora_targets)))
+    parameters: list[torch.nn.Parameter] = []
+    for model, names in models:
+        model.requires_grad_(False)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # annotated int, used as a factor
+            lora_dropout=dropout,
+            target_modules=names,
+            init_lora_weights="gaussian",
+        )
+        model.add_adapter(config, adapter_name=TRAINED)  # type: ignore[operator]  # diffusers' and transformers' peft mixins
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+                parameters.append(parameter)
+    return parameters
+
+
+def adaptable_modules(unet: "torch.nn.Module") -> list[str]:
+    """The module names that a LoRA can adapt, each once however many blocks have it."""
+    import torch
+
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    names = (name for name, module in unet.named_modules() if isinstance(module, kinds))
+    return sorted({_short(name) for name in names})
+
+
+def lora_state_dict(
+    unet: "torch.nn.Module | None" = None, text_encoder: "torch.nn.Module | None" = None
+) -> "dict[str, torch.Tensor]":
+    """The trained layers, contiguous on the CPU, under the keys of diffusers' layout."""
+    from peft import get_peft_model_state_dict
+
+    tensors: dict[str, torch.Tensor] = {}
+    for prefix, model in _adapted(unet, text_encoder):
+        for key, value in get_peft_model_state_dict(model, adapter_name=TRAINED).items():
+            tensors[prefix + key] = value.detach().contiguous().cpu()
+    return tensors
+
+
+def save_lora(
+    folder: Path,
+    *,
+    unet: "torch.nn.Module | None" = None,
+    text_encoder: "torch.nn.Module | None" = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes the file into `folder` and gives its path. `metadata` joins the header beside the adapters' configuration."""
+    from safetensors.torch import save_file
+
+    adapters: dict[str, Any] = {}
+    for prefix, model in _adapted(unet, text_encoder):
+        config = model.peft_config[TRAINED].to_dict()
+        adapters |= {prefix.split(".")[0] + "." + key: _plain(value) for key, value in config.items()}
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps(adapters, sort_keys=True), **(metadata or {})}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(lora_state_dict(unet, text_encoder), folder / FILE_NAME, metadata=header)
+    return folder / FILE_NAME
+
+
+def load_loras(components: Components, loras: Iterable[tuple[str, Path]]) -> None:
+    """Puts LoRA files into the loaded models under the given names; `set_lora_weights` says how strongly each acts.
+
+    Raises WeightsUnavailable for a file that is missing or damaged, and FailedPrecondition (LORA_MISMATCH) for a LoRA of
+    another architecture; the models are then as before.
+    """
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+
+    for name, path in loras:
+        tensors, alphas, metadata = _read(path)
+        _check_shapes(components, tensors, path)
+        try:
+            if any(key.startswith("unet.") for key in tensors):
+                Loader.load_lora_into_unet(tensors, alphas, components.unet, adapter_name=name, metadata=metadata)
+            if any(key.startswith("text_encoder.") for key in tensors):
+                Loader.load_lora_into_text_encoder(
+                    tensors, alphas, components.text_encoder, adapter_name=name, metadata=metadata
+                )
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            remove_lora(components, name)
+            raise FailedPrecondition(f"{path.name} does not fit the model: {error}", reason="LORA_MISMATCH") from error
+        for model in (components.unet, components.text_encoder):
+            model.requires_grad_(False)
+            model.eval()
+    set_lora_weights(components, {})
+
+
+def set_lora_weights(components: Components, weights: Mapping[str, float]) -> None:
+    """Makes exactly the named adapters act, each scaled by its weight; weight 0, like no name, leaves one out whole."""
+    for model in (components.unet, components.text_encoder):
+        present = getattr(model, "peft_config", {})
+        acting = {name: weight for name, weight in weights.items() if name in present and weight != 0}
+        _set_weights(model, acting)
+
+
+def remove_lora(components: Components, name: str) -> None:
+    """Takes an adapter out of the models and frees its memory; no such adapter is no error."""
+    from diffusers.utils import delete_adapter_layers
+
+    for model in (components.unet, components.text_encoder):
+        if name in getattr(model, "peft_config", {}):
+            delete_adapter_layers(model, name)
+            getattr(model, "peft_config", {}).pop(name, None)
+
+
+def _set_weights(model: "torch.nn.Module", weights: Mapping[str, float]) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            here = [name for name in weights if name in module.lora_A]
+            module.enable_adapters(bool(here))
+            if here:
+                module.set_adapter(here, inference_mode=True)
+                for name in here:
+                    module.set_scale(name, weights[name])
+
+
+def _check_targets(unet: "torch.nn.Module", targets: Sequence[str]) -> None:
+    import torch
+
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    names = [name for name, module in unet.named_modules() if isinstance(module, kinds)]
+    for target in targets:
+        if not any(name == target or name.endswith("." + target) for name in names):
+            exist = ", ".join(adaptable_modules(unet))
+            raise InvalidArgument(
+                f"the denoiser has no module '{target}' to adapt; it has {exist}", field=TARGETS_FIELD
+            )
+
+
+def _short(name: str) -> str:
+    """`to_out.0` of `down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0`: the end that says its role."""
+    return re.search(r"(to_out\.\d+|ff\.net\.\d+(\.proj)?|[^.]+)$", name)[0]  # type: ignore[index]  # [^.]+ always fits
+
+
+def _adapted(
+    unet: "torch.nn.Module | None", text_encoder: "torch.nn.Module | None"
+) -> "list[tuple[str, torch.nn.Module]]":
+    """The models that have a trained adapter, with the prefix of their keys."""
+    # Files have always said `text_model.`; newer text encoders have lost that level.
+    inner = "text_encoder." if hasattr(text_encoder, "text_model") else "text_encoder.text_model."
+    pairs = [("unet.", unet), (inner, text_encoder)]
+    return [(prefix, model) for prefix, model in pairs if model is not None and hasattr(model, "peft_config")]
+
+
+def _plain(value: object) -> object:
+    """JSON has no sets and no enums."""
+    if isinstance(value, set | frozenset | tuple):
+        return sorted(value)
+    if isinstance(value, str | int | float | bool | list | dict | None):
+        return value
+    return str(value)
+
+
+def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]":
+    """Tensors in diffusers' keys, kohya's alphas if they came that way, and the header's configuration if it has one."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise WeightsUnavailable(f"the weights file {path.name} of the LoRA is missing")
+    try:
+        raw = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        metadata = json.loads(header["lora_adapter_metadata"]) if "lora_adapter_metadata" in header else None
+        tensors, alphas = Loader.lora_state_dict(raw)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise WeightsUnavailable(f"{path.name} cannot be read: {error}") from error
+    return tensors, alphas, metadata
+
+
+def _check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
+    """Raises FailedPrecondition unless every A and B fits a module that is there."""
+    models = {"unet": components.unet, "text_encoder": components.text_encoder}
+    modules = {name: dict(model.named_modules()) for name, model in models.items()}
+    pairs = [key for key in tensors if key.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if not tensors or (pairs and len(pairs) != len(tensors)):
+        raise FailedPrecondition(f"{path.name} holds no LoRA that is known here", reason="LORA_MISMATCH")
+    for key in pairs:
+        prefix, _, name = key.partition(".")
+        name, side = name.rsplit(".", 2)[0], 1 if ".lora_A." in key else 0
+        if prefix == "text_encoder" and not hasattr(components.text_encoder, "text_model"):
+            name = name.removeprefix("text_model.")
+        module = modules.get(prefix, {}).get(name)
+        weight = getattr(getattr(module, "base_layer", module), "weight", None)
+        if weight is None:
+            raise FailedPrecondition(
+                f"{path.name} adapts {prefix}.{name}, which the model lacks", reason="LORA_MISMATCH"
+            )
+        if weight.shape[side] != tensors[key].shape[side]:
+            message = (
+                f"{key} of {path.name} is for {tensors[key].shape[side]} channels; the model has {weight.shape[side]}"
+            )
+            raise FailedPrecondition(message, reason="LORA_MISMATCH")

@@ -1,0 +1,78 @@
+"""The samplers that people know by name, made from a model's own schedule.
+
+Prediction type, betas, zero terminal SNR and timestep spacing come from the model's scheduler config, exactly as
+`SchedulerClass.from_config(pipe.scheduler.config)` takes them in diffusers, so pictures agree with a plain pipeline's.
+Models with zero terminal SNR (Lin et al. 2023) start from pure noise, where sigma is infinite:
+
+* DDIM and DDPM work with the alphas and need no care.
+* Euler, Euler a, DPM++ and UniPC work with sigmas; diffusers puts 4096 in infinity's place.
+* DPM++ 2M Karras would spend most of its steps between 4096 and the next level; see `_ZERO_SNR`.
+* LCM works; without a distilled model it is blurred, as everywhere.
+* PNDM knows no such schedule: its linear multistep divides by the zero alpha. It is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from services.common.errors import FailedPrecondition, InvalidArgument
+from services.diffusion.load import Components
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One sampler: the diffusers class behind a name, and what of the config it changes."""
+
+    name: str
+    display_name: str
+    class_name: str
+    is_stochastic: bool = False  # draws fresh noise at each step
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
+
+
+SAMPLERS: dict[str, Sampler] = {
+    sampler.name: sampler
+    for sampler in (
+        Sampler("ddim", "DDIM", "DDIMScheduler"),
+        Sampler("ddpm", "DDPM", "DDPMScheduler", is_stochastic=True),
+        Sampler("pndm", "PNDM", "PNDMScheduler", overrides={"skip_prk_steps": True}),
+        Sampler("euler", "Euler", "EulerDiscreteScheduler"),
+        Sampler("euler_a", "Euler a", "EulerAncestralDiscreteScheduler", is_stochastic=True),
+        Sampler("dpmpp_2m", "DPM++ 2M", "DPMSolverMultistepScheduler", overrides={"use_karras_sigmas": False}),
+        Sampler(
+            "dpmpp_2m_karras", "DPM++ 2M Karras", "DPMSolverMultistepScheduler", overrides={"use_karras_sigmas": True}
+        ),
+        Sampler("unipc", "UniPC", "UniPCMultistepScheduler"),
+        # Its steps are chosen among the 50 that the distillation used.
+        Sampler("lcm", "LCM", "LCMScheduler", is_stochastic=True, max_steps=50),
+    )
+}
+
+
+def make_scheduler(components: Components, name: str | None = None, *, steps: int | None = None) -> "SchedulerMixin":
+    """A fresh scheduler for one drawing; None means the one that the model was published with.
+
+    Raises InvalidArgument naming `settings.steps` where the sampler cannot take so many, and FailedPrecondition
+    (SCHEDULER_UNSUPPORTED) where it cannot draw with the model's schedule.
+    """
+    import diffusers
+
+    if name is None:
+        published: SchedulerMixin = getattr(diffusers, components.scheduler_class).from_config(
+            components.scheduler_config
+        )
+        return published
+    sampler = SAMPLERS[name]
+    config = components.scheduler_config
+    if steps is not None and sampler.max_steps is not None and steps > sampler.max_steps:
+        message = f"{sampler.display_name} takes at most {sampler.max_steps} steps, not {steps}"
+        raise InvalidArgument(message, field="settings.steps")
+    if config.get("rescale_betas_zero_snr") and name == "pndm":
+        message = "PNDM cannot draw with this model, whose noise schedule ends in pure noise (zero terminal SNR)"
+        raise FailedPrecondition(message, reason="SCHEDULER_UNSUPPORTED")
+    scheduler: SchedulerMixin = getattr(diffusers, sampler.class_name).from_config(config, **sampler.overrides)
+    return scheduler

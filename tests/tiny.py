@@ -1,0 +1,169 @@
+"""A narrow Stable Diffusion pipeline with random weights: every class of the real one, two megabytes, drawn in milliseconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+SIDE = 64  # pixels a side that it draws by default
+VAE_FACTOR = 4
+SIZE_MULTIPLE = 16  # the VAE's 4 times the UNet's 4
+TOKENS = 16  # instead of CLIP's 77, as in the starter model
+WORDS = ("a", "red", "blue", "apple", "cat", "dog", "heart", "line", "art", "photo", "of", "sks", "star")
+
+
+def make_tiny_pipeline(
+    folder: Path, *, seed: int = 0, prediction_type: str = "v_prediction", zero_terminal_snr: bool = True
+) -> Path:
+    """Saves a diffusers pipeline folder of random float32 weights under `folder`, and gives `folder`.
+
+    The same seed gives the same weights. The schedule is the starter model's (v-prediction, zero terminal SNR, trailing)
+    unless told otherwise.
+    """
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers.utils import logging
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    logging.disable_progress_bar()
+    vocabulary = _vocabulary()
+    start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=32,
+                intermediate_size=64,
+                projection_dim=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=TOKENS,
+                bos_token_id=start,
+                eos_token_id=end,
+                pad_token_id=end,
+            )
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 16, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+            sample_size=SIDE,
+            scaling_factor=0.5,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=SIDE // VAE_FACTOR,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(16, 32, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            cross_attention_dim=32,
+            attention_head_dim=4,
+        )
+        _make_contrasty(vae)
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_terminal_snr,
+        timestep_spacing="trailing" if zero_terminal_snr else "leading",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=zero_terminal_snr,
+    )
+    text_encoder.save_pretrained(folder / "text_encoder")
+    vae.save_pretrained(folder / "vae")
+    unet.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    _write_tokenizer(folder / "tokenizer", vocabulary)
+    _write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.42.0",
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+    return folder
+
+
+def make_tiny_lora(folder: Path, pipeline_folder: Path, *, rank: int = 4, alpha: float = 8.0, seed: int = 1) -> Path:
+    """Saves `pytorch_lora_weights.safetensors` of random, plainly visible weights for a tiny pipeline; gives the file."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from services.diffusion.adapters import add_lora, save_lora
+
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet")
+    parameters = add_lora(unet, rank=rank, alpha=alpha)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return save_lora(folder, unet=unet)
+
+
+def _vocabulary() -> dict[str, int]:
+    """CLIP's layout: every byte, every byte with `</w>`, whole words, then the two markers."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = list(bytes_to_unicode().values())
+    tokens = letters + [letter + "</w>" for letter in letters]
+    tokens += [piece for left, right in _merges() if (piece := left + right) not in tokens]
+    unique = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    return {token: index for index, token in enumerate(unique)}
+
+
+def _merges() -> list[tuple[str, str]]:
+    """The merges that build each of WORDS from its letters, left to right."""
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        letters = [*word[:-1], word[-1] + "</w>"]
+        left = letters[0]
+        for right in letters[1:]:
+            merges[left, right] = None
+            left += right
+    return list(merges)
+
+
+def _write_tokenizer(folder: Path, vocabulary: dict[str, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "vocab.json", vocabulary)
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in _merges())]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": TOKENS,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "do_lower_case": True,
+    }
+    _write_json(folder / "tokenizer_config.json", config)
+    markers = {key: config[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    _write_json(folder / "special_tokens_map.json", markers)
+
+
+def _make_contrasty(vae: Any) -> None:
+    """Scales the last convolution: random decoders draw grey, and grey hides differences."""
+    import torch
+
+    with torch.no_grad():
+        vae.decoder.conv_out.weight.mul_(2.0)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
