@@ -1,7 +1,8 @@
 """Gathers the schemas that our protos import into one folder that buf and protoc both read.
 
-`google/api` lies as text in the googleapis-common-protos wheel. protovalidate's wheel ships `buf/validate/validate.proto`
-only as a descriptor, so its text is printed from that. Neither is copied into the repository.
+`google/api` lies as text in the googleapis-common-protos wheel. protovalidate's wheel carries
+`buf/validate/validate.proto` only as a descriptor, so its text is printed from that.
+Neither is copied into the repository.
 
 Usage: `python protos/gather.py .imports`
 """
@@ -11,7 +12,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
 from protovalidate._gen.buf.validate import validate_pb  # the only carrier of the schema on PyPI (2.1)
 
 GOOGLE_API = ("annotations.proto", "http.proto", "httpbody.proto")
@@ -53,7 +59,9 @@ def message_lines(message: DescriptorProto, file: FileDescriptorProto) -> list[s
     for enum in message.enum_type:
         body += enum_lines(enum)
     for index, oneof in enumerate(message.oneof_decl):
-        members = [f for f in message.field if f.HasField("oneof_index") and f.oneof_index == index and not f.proto3_optional]
+        members = [
+            f for f in message.field if f.HasField("oneof_index") and f.oneof_index == index and not f.proto3_optional
+        ]
         if members:
             body += [f"oneof {oneof.name} {{", *(f"  {field_text(f, file, in_oneof=True)}" for f in members), "}"]
     for field in message.field:

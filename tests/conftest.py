@@ -9,10 +9,10 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
-import psycopg  # noqa: E402  # after the environment that libraries read at import
-import pytest  # noqa: E402
+import psycopg  # after the environment that libraries read at import
+import pytest
 
-from services.common.blobs import BlobStore  # noqa: E402
+from services.common.blobs import BlobStore
 
 
 def _docker_answers() -> bool:

@@ -1,6 +1,6 @@
 """Channels between services, and a peer's errors as domain errors."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -33,11 +33,11 @@ def peer_errors(peer: str) -> Iterator[None]:
     """Turns a gRPC error from `peer` ("the Catalog") into the domain error it stands for."""
     try:
         yield
-    except grpc.RpcError as error:
+    except grpc.aio.AioRpcError as error:
         raise error_from_rpc(error, peer=peer) from error
 
 
-async def peer_stream(peer: str, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
+async def peer_stream(peer: str, messages: AsyncIterable[Message]) -> AsyncIterator[Message]:
     """`messages`, with a gRPC error in mid-stream turned as `peer_errors` does."""
     with peer_errors(peer):
         async for message in messages:

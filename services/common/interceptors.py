@@ -29,7 +29,7 @@ async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]
         yield request
 
 
-class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the stubs leave the base untyped
+class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Validation, error mapping and one log line a call."""
 
     def __init__(self, log: Logger) -> None:
@@ -52,10 +52,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the s
         }
         if handler.response_streaming:
             behavior = handler.stream_stream or handler.unary_stream
-            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
             return make(self._streaming(behavior, method, request_id, handler.request_streaming), **codec)
         behavior = handler.stream_unary or handler.unary_unary
-        make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
         return make(self._single(behavior, method, request_id, handler.request_streaming), **codec)
 
     def _single(self, behavior: Any, method: str, request_id: str, streams: bool) -> Any:
@@ -93,16 +99,22 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the s
         millis = round((time.perf_counter() - started) * 1e3, 2)
         self._log.debug("rpc", method=method, code=code, millis=millis, **more)
 
-    async def _fail(self, error: BaseException, method: str, started: float, request_id: str, context: Context) -> NoReturn:
+    async def _fail(
+        self, error: BaseException, method: str, started: float, request_id: str, context: Context
+    ) -> NoReturn:
         """Ends the call with the error's status. What is unexpected is logged whole and answered with an id alone."""
         if isinstance(error, asyncio.CancelledError):
             self._end(method, "CANCELLED", started)
             raise error
         if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
             raise error
+        if isinstance(error, NotImplementedError):
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this server")
         if not isinstance(error, errors.AtelierError):
             self._log.error("rpc failed unexpectedly", method=method, exc_info=error)
-            error = errors.AtelierError(f"internal error; the server's log has it under {request_id}", reason="INTERNAL")
+            error = errors.AtelierError(
+                f"internal error; the server's log has it under {request_id}", reason="INTERNAL"
+            )
         code = code_of(error)
         self._end(method, code.name, started, reason=error.reason, message=error.message)
         trailing = ((DETAILS_KEY, status_of(error).SerializeToString()), (REQUEST_ID_KEY, request_id))

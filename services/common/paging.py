@@ -3,7 +3,6 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable
 
 from services.common.errors import InvalidArgument
 
@@ -21,7 +20,7 @@ def encode_token(*parts: int | str) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def decode_token(token: str, *kinds: Callable[[object], int | str]) -> tuple[int | str, ...] | None:
+def decode_token(token: str, *kinds: type[int] | type[str]) -> tuple[int | str, ...] | None:
     """The parts of `token`, or None for the empty token of a first page.
 
     Raises InvalidArgument (field `page_token`) for anything that `encode_token` did not make with parts of these kinds.

@@ -27,7 +27,13 @@ class Service(NamedTuple):
 class Server:
     """Serves `services` at `listen` (host:port, port 0 lets the system choose)."""
 
-    def __init__(self, services: Sequence[Service | tuple[Any, Any, str]], *, listen: str = "127.0.0.1:0", log: Logger | None = None) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service | tuple[Any, Any, str]],
+        *,
+        listen: str = "127.0.0.1:0",
+        log: Logger | None = None,
+    ) -> None:
         self._services = [Service(*each) for each in services]
         self._listen = listen
         self._log = log or get_logger("server")
@@ -41,7 +47,9 @@ class Server:
 
     async def start(self) -> int:
         """Binds, serves and reports healthy. Returns the bound port; raises OSError when it is taken."""
-        server = grpc.aio.server(interceptors=[RpcInterceptor(self._log)], options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(
+            interceptors=[RpcInterceptor(self._log)], options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]
+        )
         for service in self._services:
             service.add_to_server(service.servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -1,8 +1,10 @@
 """The one table between domain errors and gRPC statuses, in both directions.
 
-Details follow https://google.aip.dev/193: ErrorInfo always, BadRequest for broken field rules, ResourceInfo for things that
-are missing or there already, RetryInfo where trying again makes sense.
+Details follow https://google.aip.dev/193: ErrorInfo always, BadRequest for broken field rules, ResourceInfo for things
+that are missing or there already, RetryInfo where trying again makes sense.
 """
+
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -10,6 +12,15 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from services.common import errors
+
+
+class RpcFailure(Protocol):
+    """What `grpc.RpcError` has in either of its two families, blocking and aio."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Any: ...
+
 
 DOMAIN = "atelier"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -60,14 +71,14 @@ def status_of(error: errors.AtelierError) -> status_pb2.Status:
     return status
 
 
-def _details(error: grpc.RpcError) -> tuple[str | None, dict[str, str], tuple[str, str] | None, float | None]:
+def _details(error: RpcFailure) -> tuple[str | None, dict[str, str], tuple[str, str] | None, float | None]:
     """Reason, violations, (resource kind, id) and retry delay in seconds out of a peer's status details."""
     reason: str | None = None
     violations: dict[str, str] = {}
     resource: tuple[str, str] | None = None
     retry: float | None = None
     status = status_pb2.Status()
-    for key, value in error.trailing_metadata() or ():
+    for key, value in dict(error.trailing_metadata() or ()).items():
         if key == DETAILS_KEY:
             try:
                 status.ParseFromString(value)
@@ -87,7 +98,7 @@ def _details(error: grpc.RpcError) -> tuple[str | None, dict[str, str], tuple[st
     return reason, violations, resource, retry
 
 
-def error_from_rpc(error: grpc.RpcError, *, peer: str) -> errors.AtelierError:
+def error_from_rpc(error: RpcFailure, *, peer: str) -> errors.AtelierError:
     """A peer's answer as the domain error that it was there.
 
     What has no counterpart (INTERNAL, UNKNOWN, DEADLINE_EXCEEDED) becomes Unavailable naming `peer`.
@@ -111,4 +122,6 @@ def error_from_rpc(error: grpc.RpcError, *, peer: str) -> errors.AtelierError:
     }
     if code in plain:
         return plain[code](message, reason=reason)
-    return errors.Unavailable(f"{peer} did not answer: {code.name}: {message}", reason=reason, retry_after_seconds=retry)
+    return errors.Unavailable(
+        f"{peer} did not answer: {code.name}: {message}", reason=reason, retry_after_seconds=retry
+    )
