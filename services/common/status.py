@@ -114,6 +114,8 @@ def error_from_rpc(error: RpcFailure, *, peer: str) -> errors.AtelierError:
         return errors.AlreadyExists(kind, id, message, reason=reason)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.ResourceExhausted(message, reason=reason, retry_after_seconds=retry)
+    if code is grpc.StatusCode.UNAVAILABLE and reason is not None:
+        return errors.Unavailable(message, reason=reason, retry_after_seconds=retry)
     plain: dict[grpc.StatusCode, type[errors.AtelierError]] = {
         grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPrecondition,
         grpc.StatusCode.DATA_LOSS: errors.DataLoss,

@@ -1,0 +1,63 @@
+# The daily commands. Each does its own set-up: Python 3.11+ and make are all a machine needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MAIN ?= main
+
+export HF_HUB_OFFLINE ?= 1
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: demo up test test-slow lint format gen bench clean help
+
+help:
+	@echo "make demo   forty pictures in, a fine-tuned model out, pictures from it: out/demo/"
+	@echo "make up     run the studio in the foreground, data under ./data"
+	@echo "make test   all tests;  make lint   every check;  make format   write the formatting"
+	@echo "make gen    regenerate gen/ from protos/;  make bench   the benchmarks: out/bench/"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Atelier needs Python 3.11 or newer"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m atelier_client.demo
+
+up: $(READY)
+	HF_HUB_OFFLINE=0 $(BIN)/atelier up
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY) .imports
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check .
+	$(BIN)/mypy services clients/python protos/gather.py benchmarks assets seed_models.py
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	protos/breaking.sh $(BIN)/buf $(MAIN)
+	protos/check_fresh.sh $(BIN)/python
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format --write protos
+
+.imports: $(READY) protos/gather.py
+	$(BIN)/python protos/gather.py .imports
+	@touch $@
+
+gen: $(READY)
+	protos/generate.sh $(BIN)/python gen
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf out build dist .imports .mypy_cache .ruff_cache .pytest_cache
