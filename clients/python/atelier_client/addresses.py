@@ -24,10 +24,16 @@ def data_dir() -> Path:
     return Path(os.environ.get("ATELIER_DATA_DIR") or "data")
 
 
-def find_addresses(catalog: str = "", trainer: str = "", generator: str = "") -> Addresses:
-    """Each service's address: as given, else ATELIER_<SERVICE>_ADDRESS, else `atelier up`'s file, else its default port."""
+def find_addresses(
+    *, catalog: str = "", trainer: str = "", generator: str = "", folder: Path | None = None
+) -> Addresses:
+    """Each service's address.
+
+    As given, else ATELIER_<SERVICE>_ADDRESS, else what a running `atelier up` wrote in `folder`
+    (`data_dir()` where none is named), else `atelier up`'s default port.
+    """
     given = {"catalog": catalog, "trainer": trainer, "generator": generator}
-    written = read_addresses(data_dir())
+    written = read_addresses(folder or data_dir())
     found = {
         name: given[name]
         or os.environ.get(f"ATELIER_{name.upper()}_ADDRESS")
@@ -44,7 +50,7 @@ def read_addresses(folder: Path) -> dict[str, str]:
         written = json.loads((folder / FILE_NAME).read_text())
     except (OSError, ValueError):
         return {}
-    return {name: written[name] for name in SERVICES if isinstance(written.get(name), str)}
+    return {name: written[name] for name in SERVICES if written.get(name)}
 
 
 def write_addresses(folder: Path, addresses: Addresses) -> Path:

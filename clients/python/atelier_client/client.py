@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from atelier.generator.v1.generator_service_pb2 import GenerateResponse
+
 from atelier_client.addresses import Addresses, find_addresses
 from atelier_client.datasets import Datasets
 from atelier_client.generation import Drawing, Generations, Size
@@ -42,8 +43,8 @@ class Atelier:
 
     @classmethod
     def connect(cls, *, catalog: str = "", trainer: str = "", generator: str = "") -> Self:
-        """A client of what runs here: addresses as given, else ATELIER_<SERVICE>_ADDRESS, else those of `atelier up`."""
-        found = find_addresses(catalog, trainer, generator)
+        """A client at the addresses given, else ATELIER_<SERVICE>_ADDRESS, else those of the running `atelier up`."""
+        found = find_addresses(catalog=catalog, trainer=trainer, generator=generator)
         return cls(catalog=found.catalog, trainer=found.trainer, generator=found.generator)
 
     def generate(
@@ -60,7 +61,7 @@ class Atelier:
         seed: int | None = None,
         count: int | None = None,
         lora_weight: float | None = None,
-        loras: Mapping[int | str, float] | None = None,
+        loras: Mapping[str, float] | None = None,
         on_event: Callable[[GenerateResponse], None] | None = None,
     ) -> Drawing:
         """Draws `prompt` with `model` and gives the pictures; what is None gets the server's default.

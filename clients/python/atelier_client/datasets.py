@@ -10,6 +10,7 @@ from typing import TypeAlias
 from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.catalog.v1.dataset_pb2 import Dataset, DatasetType, Image, Snapshot
+
 from atelier_client import plain
 from atelier_client.errors import InvalidArgument, NotFound, Unavailable
 from atelier_client.files import LocalImage, find_files, read_images
@@ -109,7 +110,7 @@ class Datasets:
         variant = pb.IMAGE_VARIANT_THUMBNAIL if thumbnail else pb.IMAGE_VARIANT_ORIGINAL
         image_id = image if isinstance(image, int) else image.id
         request = pb.DownloadImageRequest(image_id=image_id, variant=variant)
-        return self._catalog.call(self._stub.DownloadImage, request).content.data
+        return bytes(self._catalog.call(self._stub.DownloadImage, request).content.data)
 
     def set_caption(self, image: Image | int, caption: str) -> Image:
         """Raises NotFound, InvalidArgument."""

@@ -1,6 +1,7 @@
 """What a call can fail with, as Python exceptions made from gRPC statuses and their details (https://google.aip.dev/193)."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -119,7 +120,7 @@ def error_from_rpc(error: grpc.RpcError, *, peer: str) -> AtelierError:
 
 
 def _read_details(
-    metadata: Iterable[tuple[str, str | bytes]],
+    metadata: Iterable[Any],  # pairs of a key and a str or bytes
 ) -> tuple[error_details_pb2.ErrorInfo, dict[str, str], error_details_pb2.ResourceInfo, float | None]:
     status = status_pb2.Status()
     for key, value in metadata:

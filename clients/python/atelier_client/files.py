@@ -29,7 +29,7 @@ class LocalImage:
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files under `paths`: a file as it is, a folder walked whole in sorted order (images by suffix, nothing hidden).
+    """The files under `paths`: a file as it is, a folder walked whole in sorted order (image suffixes, nothing hidden).
 
     A file named twice comes once. Raises InvalidArgument for a path that is not there, or when no image is found.
     """

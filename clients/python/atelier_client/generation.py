@@ -12,6 +12,7 @@ from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1.generation_pb2 import Generation, GenerationSettings
 from atelier.generator.v1.generator_service_pb2 import GenerateResponse
 from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceStub
+
 from atelier_client import plain
 from atelier_client.errors import InternalError, InvalidArgument, Unavailable
 from atelier_client.models import ModelRef, Models
@@ -102,7 +103,7 @@ class Generations:
         seed: int | None = None,
         count: int | None = None,
         lora_weight: float | None = None,
-        loras: Mapping[int | str, float] | None = None,
+        loras: Mapping[str, float] | None = None,
     ) -> GenerationSettings:
         """A request's settings; what is None stays unset and gets the server's default. Raises InvalidArgument."""
         width, height = (None, None) if size is None else parse_size(size)
@@ -157,7 +158,7 @@ class Generations:
     ) -> Iterator[GenerateResponse]:
         """The messages of a generation as they come. Leaving the iteration does not stop it: `cancel` does.
 
-        A cut connection is taken up again under the same request id, so that nothing is drawn twice; messages may repeat.
+        A cut connection is taken up again under the same request id: nothing is drawn twice, messages may repeat.
         """
         request = pb.GenerateRequest(request_id=str(uuid.uuid4()), settings=settings, preview_interval=preview_interval)
         attempt = 0
@@ -187,7 +188,7 @@ class Generations:
     def image_bytes(self, generation_id: str, index: int) -> bytes:
         """The PNG of a finished picture. Raises NotFound, DataLoss."""
         request = pb.DownloadGeneratedImageRequest(generation_id=generation_id, index=index)
-        return self._generator.call(self._stub.DownloadGeneratedImage, request).content.data
+        return bytes(self._generator.call(self._stub.DownloadGeneratedImage, request).content.data)
 
     def recent(self, *, model: ModelRef | None = None, limit: int = 50) -> Sequence[Generation]:
         """The latest generations, newest first; at most `limit` (up to 1000)."""

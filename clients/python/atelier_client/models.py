@@ -5,6 +5,7 @@ from typing import TypeAlias
 from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.catalog.v1.model_pb2 import Model, ModelCategory, ModelType
+
 from atelier_client import plain
 from atelier_client.errors import InvalidArgument, NotFound
 from atelier_client.naming import did_you_mean

@@ -3,20 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from atelier_client.errors import InvalidArgument
 
-Plain: TypeAlias = dict[str, "Plain"] | list["Plain"] | str | int | float | bool
+Descriptor: TypeAlias = Any
+"""An EnumDescriptor; the stubs know two classes of that name."""
 
 _SAME_AS = {"euler_a": "euler_ancestral", "dpmpp": "dpmpp_2m", "fp32": "no"}  # other names people know
 
 
-def to_plain(message: Message) -> dict[str, Plain]:
-    """`message` as a dict that json.dumps takes. Unset messages, `optional` fields and oneofs are left out; bytes too."""
-    plain: dict[str, Plain] = {}
+def to_plain(message: Message) -> dict[str, Any]:
+    """`message` as a dict that json.dumps takes. Unset messages, `optional` fields, oneofs and bytes are left out."""
+    plain: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         if field.type == FieldDescriptor.TYPE_BYTES or (field.has_presence and not message.HasField(field.name)):
             continue
@@ -25,34 +26,34 @@ def to_plain(message: Message) -> dict[str, Plain]:
     return plain
 
 
-def _value(field: FieldDescriptor, value: Any) -> Plain:
+def _value(field: Any, value: Any) -> Any:
     if isinstance(value, Timestamp):
         return value.ToJsonString()
     if field.message_type is not None:
         return to_plain(value)
     if field.enum_type is not None:
         return short_name(field.enum_type, value)
-    return value  # type: ignore[no-any-return]  # a scalar, by the descriptor
+    return value
 
 
-def _prefix(enum: EnumDescriptor) -> str:
+def _prefix(enum: Descriptor) -> str:
     """JOB_STATUS_ of JobStatus: what buf's STANDARD rules put before each value."""
     zero = enum.values_by_number[0].name
     return zero.removesuffix("UNSPECIFIED")
 
 
-def short_name(enum: EnumDescriptor, number: int) -> str:
+def short_name(enum: Descriptor, number: int) -> str:
     """`completed` for JOB_STATUS_COMPLETED; the number in digits for a value this client does not know yet."""
     value = enum.values_by_number.get(number)
     return str(number) if value is None else value.name.removeprefix(_prefix(enum)).lower()
 
 
-def short_names(enum: EnumDescriptor) -> list[str]:
+def short_names(enum: Descriptor) -> list[str]:
     """Every short name of `enum` but `unspecified`."""
     return [short_name(enum, value.number) for value in enum.values if value.number != 0]
 
 
-def number_of(enum: EnumDescriptor, name: str, *, field: str) -> int:
+def number_of(enum: Descriptor, name: str, *, field: str) -> int:
     """The value that `name` means, in any case and spelling ("DPM++ 2M Karras", "euler-a").
 
     Raises InvalidArgument naming `field` and listing the known names.

@@ -9,6 +9,7 @@ from atelier.trainer.v1 import trainer_service_pb2 as pb
 from atelier.trainer.v1 import training_pb2 as types
 from atelier.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 from atelier.trainer.v1.training_pb2 import TrainingConfig, TrainingEvent, TrainingJob
+
 from atelier_client import plain
 from atelier_client.datasets import DatasetRef, Datasets
 from atelier_client.errors import AtelierError, Cancelled, InternalError, Unavailable
@@ -93,7 +94,7 @@ class Training:
     def watch(
         self, job_id: str, *, after_sequence: int = 0, patience_seconds: float = PATIENCE_SECONDS
     ) -> Iterator[TrainingEvent]:
-        """Every event of a job after `after_sequence`, old ones first, until it has ended; each event once, none left out.
+        """Every event of a job after `after_sequence`, old ones first, until it has ended; each once, none left out.
 
         A stream that is cut is taken up again after the last event seen, for `patience_seconds` without any news before
         Unavailable is raised. Leaving the iteration does not stop the job. Raises NotFound.
@@ -149,7 +150,7 @@ class Training:
     def sample(self, job_id: str, sha256: str) -> bytes:
         """PNG of a sample picture that a `sample` event named. Raises NotFound."""
         request = pb.DownloadSampleRequest(job_id=job_id, sha256=sha256)
-        return self._trainer.call(self._stub.DownloadSample, request).content.data
+        return bytes(self._trainer.call(self._stub.DownloadSample, request).content.data)
 
 
 def training_config(values: TrainingConfig | Mapping[str, Any]) -> TrainingConfig:

@@ -1,0 +1,3 @@
+from atelier_client.cli import app
+
+app(prog_name="atelier")

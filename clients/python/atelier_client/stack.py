@@ -1,0 +1,240 @@
+"""The three services as child processes of this one: started in order, watched, stopped cleanly.
+
+Used by `atelier up`, the demo, the end-to-end tests and the benchmarks.
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import grpc
+
+from atelier_client.addresses import FILE_NAME, SERVICES, Addresses, write_addresses
+from atelier_client.client import Atelier
+from atelier_client.errors import AtelierError
+
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.02
+LOG_LINES_SHOWN = 15
+
+
+class StackError(AtelierError):
+    """The services cannot be started, or one of them ended by itself. The message says which and why."""
+
+
+@dataclass
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    log: IO[bytes]
+
+
+class Stack:
+    """A Catalog, a Trainer and a Generator on this machine, with everything they keep under `data_dir`.
+
+    `ports` maps service names to fixed ports; what is not in it gets a free one. `environment` is added to the
+    children's. `services` may leave out the Trainer, the Generator or both. One stack runs in a folder at a time.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        ports: Mapping[str, int] | None = None,
+        host: str = "127.0.0.1",
+        services: Sequence[str] = SERVICES,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir.resolve()
+        self.log_dir = self.data_dir / "logs"
+        self._ports = dict(ports or {})
+        self._host = host
+        self._services = [name for name in SERVICES if name in services]
+        self._environment = dict(environment or {})
+        self._children: list[_Child] = []
+        self._lock: IO[str] | None = None
+        self._addresses: Addresses | None = None
+
+    @property
+    def addresses(self) -> Addresses:
+        """host:port of each service. Raises StackError before `start`."""
+        if self._addresses is None:
+            raise StackError("the services have not been started")
+        return self._addresses
+
+    def client(self) -> Atelier:
+        """A client of these services."""
+        where = self.addresses
+        return Atelier(catalog=where.catalog, trainer=where.trainer, generator=where.generator)
+
+    def start(self) -> Self:
+        """Starts the Catalog, then the other two at once, and returns when all are healthy. Raises StackError."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            for name, port in self._ports.items():
+                _require_free(self._host, port, name)
+            deadline = time.monotonic() + START_SECONDS
+            self._spawn("catalog", {})
+            catalog = self._await_address("catalog", deadline)
+            # The services ask for it under their own prefix; workers and tools under the plain name.
+            upstream = {f"ATELIER_{name}CATALOG_ADDRESS": catalog for name in ("", "TRAINER_", "GENERATOR_")}
+            others = [name for name in self._services if name != "catalog"]
+            for name in others:
+                self._spawn(name, upstream)
+            bound = {"catalog": catalog, **{name: self._await_address(name, deadline) for name in others}}
+            for name, address in bound.items():
+                self._await_health(name, address, deadline)
+            self._addresses = Addresses(**{name: bound.get(name, "") for name in SERVICES})
+            write_addresses(self.data_dir, self._addresses)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def check(self) -> None:
+        """Raises StackError when a service has ended."""
+        for child in self._children:
+            code = child.process.poll()
+            if code is not None:
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                raise StackError(f"the {child.name} {how}; the end of {child.log_file}:\n{_tail(child.log_file)}")
+
+    def wait(self) -> None:
+        """Returns never: raises StackError as soon as a service ends."""
+        while True:
+            self.check()
+            time.sleep(0.2)
+
+    def pid(self, name: str) -> int:
+        """The process id of a service. Raises KeyError."""
+        return {child.name: child.process.pid for child in self._children}[name]
+
+    def stop(self) -> None:
+        """Tells every service to end, the Catalog last; kills what has not ended in ten seconds."""
+        with suppress(FileNotFoundError):
+            if self._addresses is not None:
+                (self.data_dir / FILE_NAME).unlink()
+        self._addresses = None
+        deadline = time.monotonic() + STOP_SECONDS
+        others = [child for child in self._children if child.name != "catalog"]
+        catalog = [child for child in self._children if child.name == "catalog"]
+        for group in (others, catalog):
+            for child in group:
+                if child.process.poll() is None:
+                    child.process.terminate()
+            for child in group:
+                with suppress(subprocess.TimeoutExpired):
+                    child.process.wait(max(0.5, deadline - time.monotonic()))
+        for child in self._children:
+            # The group, not only the service: a worker must not outlive a Trainer that had to be killed.
+            with suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()
+            child.log.close()
+        self._children = []
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _take_lock(self) -> None:
+        """Two stacks in one folder would fight over its databases. The system frees the lock however we end."""
+        lock = (self.data_dir / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StackError(f"Atelier runs already in {self.data_dir}", reason="ALREADY_RUNNING") from None
+        self._lock = lock
+
+    def _spawn(self, name: str, environment: Mapping[str, str]) -> None:
+        announce = self._announce_file(name)
+        announce.unlink(missing_ok=True)
+        prefix = f"ATELIER_{name.upper()}_"
+        full = {
+            **os.environ,
+            "ATELIER_DATA_DIR": str(self.data_dir),
+            **self._environment,
+            **environment,
+            f"{prefix}ANNOUNCE_FILE": str(announce),
+            f"{prefix}LISTEN": f"{self._host}:{self._ports.get(name, 0)}",
+            "PYTHONUNBUFFERED": "1",
+        }
+        log_file = self.log_dir / f"{name}.log"
+        log = log_file.open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"services.{name}"],
+            env=full,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is ours to pass on, in order
+        )
+        self._children.append(_Child(name, process, log_file, log))
+
+    def _announce_file(self, name: str) -> Path:
+        return self.data_dir / f".{name}.address"
+
+    def _await_address(self, name: str, deadline: float) -> str:
+        announce = self._announce_file(name)
+        while True:
+            self.check()
+            with suppress(FileNotFoundError):
+                return announce.read_text().strip()
+            if time.monotonic() > deadline:
+                raise StackError(f"the {name} was not ready in {START_SECONDS:.0f} s; see {self.log_dir}/{name}.log")
+            time.sleep(POLL_SECONDS)
+
+    def _await_health(self, name: str, address: str, deadline: float) -> None:
+        while not is_healthy(address):
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(f"the {name} at {address} did not become healthy; see {self.log_dir}/{name}.log")
+            time.sleep(POLL_SECONDS)
+
+
+def is_healthy(address: str) -> bool:
+    """Whether the gRPC health service at `address` says SERVING."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its package has no types
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _require_free(host: str, port: int, name: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            raise StackError(
+                f"port {port} for the {name} cannot be used: {error.strerror}", reason="PORT_TAKEN"
+            ) from error
+
+
+def _tail(file: Path) -> str:
+    lines: Sequence[str] = file.read_text(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-LOG_LINES_SHOWN:]) or "  (it is empty)"
