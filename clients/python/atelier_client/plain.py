@@ -39,13 +39,13 @@ def _value(field: Any, value: Any) -> Any:
 def _prefix(enum: Descriptor) -> str:
     """JOB_STATUS_ of JobStatus: what buf's STANDARD rules put before each value."""
     zero = enum.values_by_number[0].name
-    return zero.removesuffix("UNSPECIFIED")
+    return str(zero.removesuffix("UNSPECIFIED"))
 
 
 def short_name(enum: Descriptor, number: int) -> str:
     """`completed` for JOB_STATUS_COMPLETED; the number in digits for a value this client does not know yet."""
     value = enum.values_by_number.get(number)
-    return str(number) if value is None else value.name.removeprefix(_prefix(enum)).lower()
+    return str(number if value is None else value.name.removeprefix(_prefix(enum)).lower())
 
 
 def short_names(enum: Descriptor) -> list[str]:
@@ -62,7 +62,7 @@ def number_of(enum: Descriptor, name: str, *, field: str) -> int:
     wanted = _SAME_AS.get(wanted, wanted)
     for value in enum.values:
         if value.number != 0 and short_name(enum, value.number) == wanted:
-            return value.number
+            return int(value.number)
     raise InvalidArgument({field: f"{name!r} is not known; known are {', '.join(short_names(enum))}"})
 
 
