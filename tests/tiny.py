@@ -1,4 +1,4 @@
-"""A narrow Stable Diffusion pipeline with random weights: every class of the real one, two megabytes, drawn in milliseconds."""
+"""A narrow Stable Diffusion pipeline with random weights: every class of the real one, in two megabytes."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ def make_tiny_pipeline(
 ) -> Path:
     """Saves a diffusers pipeline folder of random float32 weights under `folder`, and gives `folder`.
 
-    The same seed gives the same weights. The schedule is the starter model's (v-prediction, zero terminal SNR, trailing)
-    unless told otherwise.
+    The same seed gives the same weights. The schedule is the starter model's (v-prediction, zero terminal SNR,
+    trailing) unless told otherwise.
     """
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -100,7 +100,7 @@ def make_tiny_pipeline(
 
 
 def make_tiny_lora(folder: Path, pipeline_folder: Path, *, rank: int = 4, alpha: float = 8.0, seed: int = 1) -> Path:
-    """Saves `pytorch_lora_weights.safetensors` of random, plainly visible weights for a tiny pipeline; gives the file."""
+    """Saves a LoRA of random, plainly visible weights for a tiny pipeline, as one file; gives the file."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -122,7 +122,7 @@ def _vocabulary() -> dict[str, int]:
     letters = list(bytes_to_unicode().values())
     tokens = letters + [letter + "</w>" for letter in letters]
     tokens += [piece for left, right in _merges() if (piece := left + right) not in tokens]
-    unique = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    unique = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     return {token: index for index, token in enumerate(unique)}
 
 

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.diffusion.families import get_family
@@ -35,9 +35,9 @@ def add_lora(
 ) -> "list[torch.nn.Parameter]":
     """Freezes the models, puts fresh LoRA layers into them, and gives the layers' parameters (float32, to be trained).
 
-    `alpha` is the rank unless given: an adapter's output is scaled by alpha / rank. `target_modules` are module names of
-    the denoiser, the family's attention where empty. The first draw of A comes from torch's global generator; B is zero,
-    so the model starts unchanged. Raises InvalidArgument naming `config.lora.target_modules` when a name is not there.
+    `alpha` is the rank unless given: an adapter's output is scaled by alpha / rank. `target_modules` are module names
+    of the denoiser, the family's attention where empty. A is drawn from torch's global generator; B is zero, so the
+    model starts unchanged. Raises InvalidArgument naming `config.lora.target_modules` when a name is not there.
     """
     import torch
     from peft import LoraConfig
@@ -95,12 +95,12 @@ def save_lora(
     text_encoder: "torch.nn.Module | None" = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes the file into `folder` and gives its path. `metadata` joins the header beside the adapters' configuration."""
+    """Writes the file into `folder` and gives its path. `metadata` joins the adapters' configuration in the header."""
     from safetensors.torch import save_file
 
     adapters: dict[str, Any] = {}
     for prefix, model in _adapted(unet, text_encoder):
-        config = model.peft_config[TRAINED].to_dict()
+        config = cast(Any, model).peft_config[TRAINED].to_dict()
         adapters |= {prefix.split(".")[0] + "." + key: _plain(value) for key, value in config.items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(adapters, sort_keys=True), **(metadata or {})}
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,10 +111,10 @@ def save_lora(
 def load_loras(components: Components, loras: Iterable[tuple[str, Path]]) -> None:
     """Puts LoRA files into the loaded models under the given names; `set_lora_weights` says how strongly each acts.
 
-    Raises WeightsUnavailable for a file that is missing or damaged, and FailedPrecondition (LORA_MISMATCH) for a LoRA of
-    another architecture; the models are then as before.
+    Raises WeightsUnavailable for a file that is missing or damaged, and FailedPrecondition (LORA_MISMATCH) for a LoRA
+    of another architecture; that LoRA is then in none of the models.
     """
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Loader
 
     for name, path in loras:
         tensors, alphas, metadata = _read(path)
@@ -145,11 +145,11 @@ def set_lora_weights(components: Components, weights: Mapping[str, float]) -> No
 
 def remove_lora(components: Components, name: str) -> None:
     """Takes an adapter out of the models and frees its memory; no such adapter is no error."""
-    from diffusers.utils import delete_adapter_layers
+    from diffusers.utils.peft_utils import delete_adapter_layers
 
     for model in (components.unet, components.text_encoder):
         if name in getattr(model, "peft_config", {}):
-            delete_adapter_layers(model, name)
+            delete_adapter_layers(model, name)  # type: ignore[no-untyped-call]  # diffusers is partly typed
             getattr(model, "peft_config", {}).pop(name, None)
 
 
@@ -158,12 +158,13 @@ def _set_weights(model: "torch.nn.Module", weights: Mapping[str, float]) -> None
 
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            here = [name for name in weights if name in module.lora_A]
+            layer: Any = module  # peft declares the attributes of its layers dynamically
+            here = [name for name in weights if name in layer.lora_A]
             module.enable_adapters(bool(here))
             if here:
                 module.set_adapter(here, inference_mode=True)
                 for name in here:
-                    module.set_scale(name, weights[name])
+                    layer.set_scale(name, weights[name])
 
 
 def _check_targets(unet: "torch.nn.Module", targets: Sequence[str]) -> None:
@@ -204,8 +205,8 @@ def _plain(value: object) -> object:
 
 
 def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]":
-    """Tensors in diffusers' keys, kohya's alphas if they came that way, and the header's configuration if it has one."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+    """Tensors in diffusers' keys, kohya's alphas if they came so, and the header's configuration if there is one."""
+    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Loader
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
@@ -224,7 +225,7 @@ def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None
 
 def _check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     """Raises FailedPrecondition unless every A and B fits a module that is there."""
-    models = {"unet": components.unet, "text_encoder": components.text_encoder}
+    models: dict[str, Any] = {"unet": components.unet, "text_encoder": components.text_encoder}
     modules = {name: dict(model.named_modules()) for name, model in models.items()}
     pairs = [key for key in tensors if key.endswith((".lora_A.weight", ".lora_B.weight"))]
     if not tensors or (pairs and len(pairs) != len(tensors)):

@@ -34,13 +34,14 @@ def denoise(
     guidance_scale: float = 7.5,
     guidance_rescale: float = 0.0,
 ) -> Iterator[Step]:
-    """Draws `len(seeds)` latents of one prompt together, yielding after every pass; the last step's latents are the result.
+    """Draws `len(seeds)` latents together, yielding after every pass; the last step's latents are the result.
 
-    `prompt_embeds` and `negative_embeds` are (1, T, D) or (B, T, D). Guidance (Ho and Salimans 2022) acts when its scale
-    is above 1, and then wants `negative_embeds`. Image i's noise, at the start and in stochastic samplers, comes from a
-    generator of its own seeded with `seeds[i]`, on the CPU and in float32, so that a seed means the same everywhere and
-    whatever else is in the batch. `width` and `height` are pixels, multiples of `components.size_multiple`. The scheduler
-    works in float32 whatever the denoiser's precision. Leaving the generator ends the work.
+    `prompt_embeds` and `negative_embeds` are (1, T, D) or (B, T, D). Guidance (Ho and Salimans 2022) acts when its
+    scale is above 1, and then wants `negative_embeds`. Image i's noise, at the start and in stochastic samplers, comes
+    from a generator of its own seeded with `seeds[i]`, on the CPU and in float32, so that a seed means the same
+    everywhere and whatever else is in the batch. `width` and `height` are pixels, multiples of
+    `components.size_multiple`. The scheduler works in float32 whatever the denoiser's precision. Leaving the generator
+    ends the work.
     """
     import torch
 
@@ -102,14 +103,16 @@ def _original(
     """
 
     def predict() -> "torch.Tensor":
+        original: torch.Tensor
         alpha = scheduler.alphas_cumprod[int(timestep)].to(scaled)
         root, noise_root = alpha.clamp(min=2**-24) ** 0.5, (1 - alpha) ** 0.5
         match scheduler.config.prediction_type:
             case "epsilon":
-                return (scaled - noise_root * output) / root
+                original = (scaled - noise_root * output) / root
             case "v_prediction":
-                return root * scaled - noise_root * output
+                original = root * scaled - noise_root * output
             case _:
-                return output
+                original = output
+        return original
 
     return predict

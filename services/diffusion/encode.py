@@ -55,6 +55,7 @@ def decode_latents(components: Components, latents: "torch.Tensor") -> "torch.Te
     """(B, H, W, 3) uint8 on the CPU, of scaled latents (B, C, H/f, W/f)."""
     import torch
 
+    images: torch.Tensor
     with torch.no_grad():
         latents = latents.to(components.vae.dtype) / components.vae.config.scaling_factor
         images = components.vae.decode(latents, return_dict=False)[0]

@@ -13,8 +13,6 @@ from services.diffusion.weights import WeightsUnavailable
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -22,10 +20,11 @@ class Components:
     """A loaded pipeline, taken apart. Modules are in eval mode, without gradients."""
 
     family: Family
-    tokenizer: "CLIPTokenizer"
-    text_encoder: "CLIPTextModel"
-    vae: "AutoencoderKL"
-    unet: "UNet2DConditionModel"
+    tokenizer: Any  # CLIPTokenizer
+    # Any, since mypy cannot see through the decorators and metaclasses of these classes.
+    text_encoder: Any  # CLIPTextModel
+    vae: Any  # AutoencoderKL
+    unet: Any  # UNet2DConditionModel
     scheduler_class: str  # the diffusers class that the model was published with
     scheduler_config: Mapping[str, Any]
     size_multiple: int  # pixels: sides that are multiples of it never meet an odd latent
@@ -34,11 +33,13 @@ class Components:
 
     @property
     def device(self) -> "torch.device":
-        return self.unet.device
+        device: torch.device = self.unet.device
+        return device
 
     @property
     def dtype(self) -> "torch.dtype":
-        return self.unet.dtype
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
     @property
     def memory_bytes(self) -> int:
@@ -71,8 +72,7 @@ def load_components(
         )
         raise FailedPrecondition(message, reason="FAMILY_UNSUPPORTED")
     scheduler_class, scheduler_config = _load_scheduler(described, homes["scheduler"])
-    vae_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    sample_size = unet.config.sample_size
+    size = _size(unet.config, vae.config)
     return Components(
         family=described,
         tokenizer=_load_tokenizer(homes["tokenizer"]),
@@ -81,10 +81,41 @@ def load_components(
         unet=unet,
         scheduler_class=scheduler_class,
         scheduler_config=scheduler_config,
-        size_multiple=vae_factor * 2 ** (len(unet.config.down_block_types) - 1),
-        native_size=(sample_size if isinstance(sample_size, int) else sample_size[0]) * vae_factor,
-        vae_factor=vae_factor,
+        size_multiple=size.multiple,
+        native_size=size.native,
+        vae_factor=size.vae_factor,
     )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Which sizes a model draws, in pixels."""
+
+    multiple: int
+    native: int
+    vae_factor: int
+
+
+def read_size(folders: Sequence[Path], *, family: str) -> Size:
+    """What `Components` would say of sizes, out of the small config files alone: no torch, a millisecond.
+
+    Raises WeightsUnavailable naming the file that is missing, weights included.
+    """
+    homes = {part.name: _find_part(part, folders) for part in get_family(family).parts}
+    try:
+        unet, vae = (json.loads((homes[name] / "config.json").read_text(encoding="utf-8")) for name in ("unet", "vae"))
+        return _size(unet, vae)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsUnavailable(f"the model's config.json cannot be read: {error}") from error
+
+
+def _size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Size:
+    """Every level but the last halves the sides, in the VAE and in the UNet."""
+    vae_factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    sample_size = unet["sample_size"]
+    side = sample_size if isinstance(sample_size, int) else sample_size[0]
+    multiple = vae_factor * 2 ** (len(unet["down_block_types"]) - 1)
+    return Size(multiple, side * vae_factor, vae_factor)
 
 
 def _find_part(part: Part, folders: Sequence[Path]) -> Path:
@@ -103,7 +134,7 @@ def _find_part(part: Part, folders: Sequence[Path]) -> Path:
 
 
 def _variant(home: Path, weights: str) -> dict[str, str] | None:
-    """How `from_pretrained` is told which file to read: `model.safetensors`, its shards, or `model.fp16.safetensors`."""
+    """What tells `from_pretrained` the file: `model.safetensors`, its shards, or `model.fp16.safetensors`."""
     stem = weights.removesuffix(".safetensors")
     if (home / weights).is_file() or (home / f"{weights}.index.json").is_file():
         return {}
@@ -137,14 +168,13 @@ def _load_part(part: Part, home: Path, dtype: "torch.dtype") -> Any:
     return module
 
 
-def _load_tokenizer(home: Path) -> "CLIPTokenizer":
+def _load_tokenizer(home: Path) -> Any:
     from transformers import CLIPTokenizer
 
     try:
-        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(home, local_files_only=True)
+        return CLIPTokenizer.from_pretrained(home, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsUnavailable(f"tokenizer/vocab.json cannot be read: {error}") from error
-    return tokenizer
 
 
 def _load_scheduler(family: Family, home: Path) -> tuple[str, dict[str, Any]]:
@@ -167,5 +197,5 @@ def _quieten() -> None:
     import diffusers
     import transformers
 
-    diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # diffusers is partly typed
     transformers.utils.logging.disable_progress_bar()

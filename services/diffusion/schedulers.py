@@ -61,6 +61,7 @@ def make_scheduler(components: Components, name: str | None = None, *, steps: in
     """
     import diffusers
 
+    config = components.scheduler_config
     if name is None:
         published: SchedulerMixin = getattr(diffusers, components.scheduler_class).from_config(
             components.scheduler_config

@@ -1,4 +1,4 @@
-"""Where weights come from: the blob store, an operator's folder, or a model hub. Only safetensors; pickles are never read."""
+"""Where weights come from: the blob store, an operator's folder, or a model hub. Pickles are never read."""
 
 import hashlib
 import os
@@ -31,25 +31,34 @@ def materialise(model_files: Sequence[tuple[str, str]], blobs: BlobStore, cache_
         if not blobs.exists(digest):
             raise WeightsUnavailable(f"the weights file {path} is not in the blob store (SHA-256 {digest})")
         sources.append((_inside(path), blobs.path(digest)))
-    if folder.is_dir() and all((folder / path).exists() for path, _ in sources):
+    if folder.is_dir() and all((folder / place).exists() for place, _ in sources):
         return folder
     cache_dir.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=cache_dir, prefix=".making-"))
     try:
-        for path, source in sources:
-            target = aside / path
+        for place, source in sources:
+            target = aside / place
             target.parent.mkdir(parents=True, exist_ok=True)
             _link(source.resolve(), target)
         if folder.is_dir():  # links of an earlier time whose files are gone
             shutil.rmtree(folder)
-        os.replace(aside, folder)
+        aside.replace(folder)
     except OSError:
         # Another process may have renamed its folder there first; it holds the same files.
-        if not all((folder / path).exists() for path, _ in sources):
+        if not all((folder / place).exists() for place, _ in sources):
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def find_hub(repo_id: str, revision: str, cache_dir: Path, *, weights_dir: Path | None = None) -> Path | None:
+    """The folder of a hub model that needs no network: the operator's own, or a download of an earlier time."""
+    if weights_dir is not None and (own := weights_dir / _inside(repo_id)).is_dir():
+        return own
+    # huggingface_hub's layout of its cache; a whole download is marked by `fetch_hub`.
+    snapshot = cache_dir / f"models--{repo_id.replace('/', '--')}" / "snapshots" / revision
+    return snapshot if (cache_dir / _mark(repo_id, revision)).is_file() and snapshot.is_dir() else None
 
 
 def fetch_hub(repo_id: str, revision: str, cache_dir: Path, *, family: str, weights_dir: Path | None = None) -> Path:
@@ -58,17 +67,13 @@ def fetch_hub(repo_id: str, revision: str, cache_dir: Path, *, family: str, weig
     Only the family's safetensors, configs and tokenizer files are fetched. Raises WeightsUnavailable, which says how to
     provide the weights, when the hub is out of reach or refuses.
     """
-    if weights_dir is not None and (own := weights_dir / _inside(repo_id)).is_dir():
-        return own
+    if (here := find_hub(repo_id, revision, cache_dir, weights_dir=weights_dir)) is not None:
+        return here
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=hub_files(family), max_workers=4
-            )
-        )
+        folder = snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=hub_files(family))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         place = f"{weights_dir}/{repo_id}" if weights_dir else f"ATELIER_WEIGHTS_DIR/{repo_id}"
         raise WeightsUnavailable(
@@ -76,6 +81,8 @@ def fetch_hub(repo_id: str, revision: str, cache_dir: Path, *, family: str, weig
             f" ({type(error).__name__}); connect this machine to the network, or put the model's diffusers folder"
             f" (safetensors) at {place}"
         ) from error
+    (cache_dir / _mark(repo_id, revision)).touch()
+    return Path(folder)
 
 
 def hub_files(family: str) -> list[str]:
@@ -85,6 +92,10 @@ def hub_files(family: str) -> list[str]:
         names += [f"{part.name}/*.json", f"{part.name}/*.txt"]
         names += [f"{part.name}/{part.weights}"] if part.weights else []
     return names
+
+
+def _mark(repo_id: str, revision: str) -> str:
+    return f"whole--{repo_id.replace('/', '--')}--{revision}"
 
 
 def _inside(path: str) -> PurePosixPath:

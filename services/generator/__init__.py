@@ -1,0 +1,1 @@
+"""What is drawn: requests, the engine that draws them, and the models in memory."""

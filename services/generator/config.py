@@ -1,0 +1,33 @@
+"""The Generator's settings, read once from the environment (`ATELIER_GENERATOR_...`)."""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class GeneratorSettings(ServiceSettings):
+    """See ServiceSettings for where it listens, stores and logs. One Generator works on one database."""
+
+    model_config = SettingsConfigDict(env_prefix="ATELIER_GENERATOR_", populate_by_name=True, extra="ignore")
+
+    catalog_address: str = "127.0.0.1:50051"
+    """host:port of the Catalog."""
+    weights_dir: Path | None = Field(None, validation_alias=AliasChoices("weights_dir", "ATELIER_WEIGHTS_DIR"))
+    """Folder with diffusers folders by hub id (`stable-diffusion-v1-5/stable-diffusion-v1-5`), instead of a download."""
+    device: str = Field("", pattern="^(cpu|cuda(:[0-9]+)?|mps)?$")
+    """cpu, cuda or mps; empty means the best that is there."""
+    threads: int = Field(0, ge=0)
+    """CPU threads that torch uses; 0 means one a core. The same bytes again want the same number again."""
+    batch_size: int = Field(4, ge=1)
+    """Pictures of one request drawn together. The same bytes again want the same number again."""
+    max_queue: int = Field(100, ge=1)
+    """Requests that may wait; more are refused."""
+    memory_bytes: int = Field(0, ge=0)
+    """What loaded models may take; 0 means two thirds of the device's memory."""
+    max_loras: int = Field(16, ge=9)
+    """LoRAs kept on one loaded base; those unused for longest leave first. A request names at most nine."""
+    heartbeat_seconds: float = Field(10.0, gt=0)
+    """Idle streams hear something this often."""
