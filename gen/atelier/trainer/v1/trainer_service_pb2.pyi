@@ -475,7 +475,7 @@ class StreamLogsResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _training_pb2.TrainingEvent:
-        """A log event."""
+        """A log event; a heartbeat while following and nothing is printed."""
 
     def __init__(
         self,

@@ -145,7 +145,7 @@ class TrainerServiceServicer:
 
     def CancelTrainingJob(self, request, context):
         """A running job ends within one step; cancelling a cancelled job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the
-        job has completed or failed.
+        job has completed or failed, or has been trained and is being registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,7 @@ class TrainerServiceStub:
     """
     CancelTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.CancelTrainingJobRequest, _trainer_service_pb2.CancelTrainingJobResponse]
     """A running job ends within one step; cancelling a cancelled job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the
-    job has completed or failed.
+    job has completed or failed, or has been trained and is being registered.
     """
     DeleteTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.DeleteTrainingJobRequest, _trainer_service_pb2.DeleteTrainingJobResponse]
     """Deletes an ended or pending job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION: it is
@@ -95,7 +95,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     CancelTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.CancelTrainingJobRequest, _trainer_service_pb2.CancelTrainingJobResponse]  # type: ignore[assignment]
     """A running job ends within one step; cancelling a cancelled job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the
-    job has completed or failed.
+    job has completed or failed, or has been trained and is being registered.
     """
     DeleteTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DeleteTrainingJobRequest, _trainer_service_pb2.DeleteTrainingJobResponse]  # type: ignore[assignment]
     """Deletes an ended or pending job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION: it is
@@ -171,7 +171,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.CancelTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.CancelTrainingJobResponse]]:
         """A running job ends within one step; cancelling a cancelled job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the
-        job has completed or failed.
+        job has completed or failed, or has been trained and is being registered.
         """
 
     @_abc_1.abstractmethod

@@ -264,10 +264,13 @@ Global___WorkerHeartbeat: _TypeAlias = WorkerHeartbeat  # noqa: Y015
 
 @_typing.final
 class ReportAck(_message.Message):
+    """Reports that come together are acknowledged together, by the number of the last."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    """Every report up to this one is stored."""
     def __init__(
         self,
         *,
