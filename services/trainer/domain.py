@@ -260,6 +260,30 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Dataset:
+    """What the Trainer asks the Catalog about a dataset."""
+
+    id: int
+    name: str
+    holds_images: bool
+    num_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """What the Trainer asks the Catalog about a model. `native_resolution` in pixels; 0 where it is not known."""
+
+    id: int
+    name: str
+    family: str
+    is_pipeline: bool
+    draws_images: bool
+    is_active: bool
+    base_model_id: int | None
+    native_resolution: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job about to be stored."""
 

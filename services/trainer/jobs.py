@@ -1,0 +1,226 @@
+"""What clients do with training jobs: make, start, list, cancel and delete them."""
+
+import secrets
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.paging import decode_token, encode_token, page_size
+from services.trainer import domain
+from services.trainer.domain import Appended, Job, JobStatus, Method, TrainingConfig
+from services.trainer.metrics import latest_attempt, thin
+from services.trainer.store import JobFilter, Store
+
+FAMILIES = ("stable_diffusion",)
+"""The model families that this version trains."""
+MAX_SEED = 2**53 - 1
+"""What JSON and JavaScript can say."""
+FALLBACK_RESOLUTION = 512
+DEFAULT_POINTS = 1000
+
+
+class CatalogPort(Protocol):
+    async def dataset(self, dataset_id: int) -> domain.Dataset: ...
+    async def base_model(self, model_id: int) -> domain.BaseModel: ...
+    async def snapshot(self, dataset_id: int) -> tuple[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a client asks for. `config.lora` and `config.dreambooth` may be None: the method decides what is read."""
+
+    request_id: str
+    dataset_id: int
+    base_model_id: int
+    method: Method
+    output_name: str
+    config: TrainingConfig
+    start: bool
+
+
+class Jobs:
+    """The jobs of one store. `publish` hears of every change, `wake` of new work for the scheduler."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: CatalogPort,
+        *,
+        publish: Callable[[Appended], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._publish = publish
+        self._wake = wake
+
+    async def create(self, order: Order) -> Job:
+        """Checks the order, pins a snapshot of the dataset and stores the job, every default filled in.
+
+        Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of images, or the
+        base model cannot be trained; InvalidArgument: DreamBooth without its prompts; Unavailable: the Catalog.
+        """
+        job = await self._store.find_request(order.request_id) if order.request_id else None
+        if job is None:
+            check_prompts(order.method, order.config)
+            dataset = await self._catalog.dataset(order.dataset_id)
+            check_dataset(dataset)
+            base = await self._catalog.base_model(order.base_model_id)
+            check_base(base)
+            digest, num_items = await self._catalog.snapshot(dataset.id)
+            new = domain.NewJob(
+                id=str(uuid.uuid4()),
+                request_id=order.request_id or None,
+                dataset_id=dataset.id,
+                base_model_id=base.id,
+                method=order.method,
+                output_name=order.output_name,
+                config=filled(order.method, order.config, base),
+                snapshot_digest=digest,
+                num_items=num_items,
+            )
+            job = await self._store.create(new)
+        return await self.start(job.id) if order.start and job.status is JobStatus.PENDING else job
+
+    async def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        return await self._store.get(job_id)
+
+    async def list_page(self, where: JobFilter, *, size: int, token: str) -> tuple[list[Job], str, int]:
+        """A page of jobs, newest first, the next page's token (empty: none) and how many match in all."""
+        parts = decode_token(token, str, str)
+        try:
+            before = (datetime.fromisoformat(str(parts[0])), str(parts[1])) if parts else None
+        except ValueError as error:
+            raise InvalidArgument("is not a token that this server gave out", field="page_token") from error
+        limit = page_size(size)
+        jobs, total = await self._store.list_jobs(where, limit=limit + 1, before=before)
+        if len(jobs) <= limit:
+            return jobs, "", total
+        last = jobs[limit - 1]
+        return jobs[:limit], encode_token(last.created_at.isoformat(), last.id), total
+
+    async def start(self, job_id: str) -> Job:
+        """Queues a pending job; one that is queued or running stays so.
+
+        Raises NotFound, FailedPrecondition: it has ended.
+        """
+        queued = await self._store.queue(job_id)
+        if queued is not None:
+            self._publish(queued)
+            self._wake()
+            return queued.job
+        job = await self._store.get(job_id)
+        if job.ended:
+            raise FailedPrecondition(f"training job {job_id} is {job.status.value}", reason="JOB_ENDED")
+        return job
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancels a waiting job at once and tells the worker of a running one.
+
+        Raises NotFound, FailedPrecondition: it has completed or failed, or has been trained and is being registered.
+        """
+        moved = await self._store.request_cancel(job_id)
+        if moved is not None:
+            self._publish(moved)
+            self._wake()
+            return moved.job
+        job = await self._store.get(job_id)
+        if job.status is JobStatus.CANCELLED:
+            return job
+        if not job.ended:
+            message = f"training job {job_id} has been trained; its model is being registered"
+            raise FailedPrecondition(message, reason="REGISTERING")
+        raise FailedPrecondition(f"training job {job_id} is {job.status.value}", reason="JOB_ENDED")
+
+    async def delete(self, job_id: str) -> None:
+        """Deletes an ended or pending job with its events. The bytes of its samples stay in the blob store: they may be
+        another job's or a dataset's too.
+
+        Raises NotFound, FailedPrecondition: it is queued or running.
+        """
+        if not await self._store.delete(job_id):
+            job = await self._store.get(job_id)
+            message = f"training job {job_id} is {job.status.value}; cancel it first"
+            raise FailedPrecondition(message, reason="JOB_ACTIVE")
+
+    async def metrics(self, job_id: str, max_points: int) -> list[domain.Progress]:
+        """The loss curve of the last attempt, thinned to `max_points` (0: 1000). Raises NotFound."""
+        await self._store.get(job_id)
+        points = latest_attempt(await self._store.curve(job_id))
+        events = await self._store.events_at(job_id, thin(points, max_points or DEFAULT_POINTS))
+        return [event.body for event in events if isinstance(event.body, domain.Progress)]
+
+    async def checkpoints(self, job_id: str) -> list[domain.Checkpoint]:
+        """In the order they were made. Raises NotFound."""
+        await self._store.get(job_id)
+        events = await self._store.list_events(job_id, kind="checkpoint")
+        return [event.body for event in events if isinstance(event.body, domain.Checkpoint)]
+
+    async def logs(self, job_id: str, *, after: int) -> list[domain.Event]:
+        """The stored log events after a sequence number."""
+        return await self._store.list_events(job_id, after=after, kind="log")
+
+    async def require_sample(self, job_id: str, sha256: str) -> None:
+        """Raises NotFound unless the job has drawn this sample."""
+        await self._store.get(job_id)
+        events = await self._store.list_events(job_id, kind="sample")
+        if not any(isinstance(event.body, domain.Sample) and event.body.sha256 == sha256 for event in events):
+            raise NotFound("sample", sha256, message=f"training job {job_id} has no sample {sha256}")
+
+
+def check_prompts(method: Method, config: TrainingConfig) -> None:
+    """Raises InvalidArgument where DreamBooth lacks a prompt."""
+    if method is not Method.DREAMBOOTH:
+        return
+    dreambooth = config.dreambooth or domain.DreamBoothConfig()
+    missing = {}
+    if not dreambooth.instance_prompt.strip():
+        missing["config.dreambooth.instance_prompt"] = 'is required for DreamBooth, for example "a photo of sks dog"'
+    if dreambooth.prior_preservation and not dreambooth.class_prompt.strip():
+        rule = 'is required with prior_preservation, for example "a photo of a dog"'
+        missing["config.dreambooth.class_prompt"] = rule
+    if missing:
+        raise InvalidArgument.of(missing)
+
+
+def check_dataset(dataset: domain.Dataset) -> None:
+    """Raises FailedPrecondition unless the dataset holds images, at least one."""
+    named = f"dataset {dataset.id} ({dataset.name!r})"
+    if not dataset.holds_images:
+        raise FailedPrecondition(f"{named} is not of the type image", reason="UNSUPPORTED_DATASET_TYPE")
+    if not dataset.num_items:
+        raise FailedPrecondition(f"{named} is empty: upload images before training on it", reason="EMPTY_DATASET")
+
+
+def check_base(base: domain.BaseModel) -> None:
+    """Raises FailedPrecondition unless the model can be trained: a whole, active pipeline of a family known here."""
+    named = f"model {base.id} ({base.name!r})"
+    if not base.is_pipeline:
+        advice = f"; train on its base, model {base.base_model_id}" if base.base_model_id else ""
+        message = f"{named} is an adapter (LoRA): the base of a training must be a whole pipeline{advice}"
+        raise FailedPrecondition(message, reason="UNSUPPORTED_BASE_MODEL")
+    if base.family not in FAMILIES or not base.draws_images:
+        message = f"{named} is of the family {base.family}; training supports {', '.join(FAMILIES)}"
+        raise FailedPrecondition(message, reason="UNSUPPORTED_FAMILY")
+    if not base.is_active:
+        raise FailedPrecondition(f"{named} is inactive", reason="INACTIVE_MODEL")
+
+
+def filled(method: Method, config: TrainingConfig, base: domain.BaseModel) -> TrainingConfig:
+    """The configuration with every default in its place; what the method does not read is left out."""
+    dreambooth = config.dreambooth if method is Method.DREAMBOOTH else None
+    lora: domain.LoraConfig | None = None
+    if method is Method.LORA or (dreambooth is not None and not dreambooth.full):
+        lora = config.lora or domain.LoraConfig()
+        lora = replace(lora, alpha=float(lora.rank) if lora.alpha is None else lora.alpha)
+    return replace(
+        config,
+        resolution=config.resolution or base.native_resolution or FALLBACK_RESOLUTION,
+        seed=secrets.randbelow(MAX_SEED + 1) if config.seed is None else config.seed,
+        lora=lora,
+        dreambooth=dreambooth,
+    )

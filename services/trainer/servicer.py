@@ -1,0 +1,221 @@
+"""The Trainer's gRPC face: convert, call, convert."""
+
+import asyncio
+import importlib.metadata
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+from atelier.catalog.v1 import model_pb2
+from atelier.trainer.v1 import trainer_service_pb2 as pb
+from atelier.trainer.v1 import training_pb2, worker_service_pb2
+from atelier.trainer.v1.trainer_service_pb2_grpc import TrainerServiceServicer
+from atelier.trainer.v1.worker_service_pb2_grpc import WorkerServiceServicer
+from google.api.httpbody_pb2 import HttpBody
+
+from services.common.blobs import BlobStore
+from services.common.errors import FailedPrecondition, InvalidArgument
+from services.trainer import convert, domain, jobs
+from services.trainer.catalog import Catalog
+from services.trainer.devices import Devices
+from services.trainer.events import Events
+from services.trainer.store import JobFilter
+from services.trainer.workers import Ack, Assignment, Cancel, Command, Heartbeat, Message, Numbered, Workers
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Watched: TypeAlias = pb.WatchTrainingJobResponse
+
+
+def watch_response(event: domain.Event | None, sequence: int, status: domain.JobStatus) -> Watched:
+    """What watchers are sent, made once for all of them. None is a heartbeat after `sequence`."""
+    if event is None:
+        beat = training_pb2.TrainingEvent(sequence=sequence, heartbeat=training_pb2.HeartbeatEvent())
+        return pb.WatchTrainingJobResponse(event=beat, status=convert.STATUSES[status])
+    return pb.WatchTrainingJobResponse(event=convert.event_to_proto(event), status=convert.STATUSES[status])
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    max_running_jobs: int
+    heartbeat_seconds: float
+
+
+class TrainerServicer(TrainerServiceServicer):
+    """For clients."""
+
+    def __init__(
+        self,
+        use: jobs.Jobs,
+        events: Events[Watched],
+        blobs: BlobStore,
+        devices: Devices,
+        capabilities: Capabilities,
+    ) -> None:
+        self._jobs = use
+        self._events = events
+        self._blobs = blobs
+        self._devices = devices
+        self._capabilities = capabilities
+
+    async def GetTrainerCapabilities(
+        self, request: pb.GetTrainerCapabilitiesRequest, context: Context
+    ) -> pb.GetTrainerCapabilitiesResponse:
+        defaults = domain.TrainingConfig(lora=domain.LoraConfig(), dreambooth=domain.DreamBoothConfig())
+        families = [model_pb2.ModelFamily.Value(f"MODEL_FAMILY_{name.upper()}") for name in jobs.FAMILIES]
+        return pb.GetTrainerCapabilitiesResponse(
+            methods=list(convert.METHODS.values()),
+            families=families,
+            devices=[convert.DEVICES[device] for device in await self._devices.available()],
+            defaults=convert.config_to_proto(defaults),
+            max_running_jobs=self._capabilities.max_running_jobs,
+            version=importlib.metadata.version("atelier"),
+        )
+
+    async def CreateTrainingJob(
+        self, request: pb.CreateTrainingJobRequest, context: Context
+    ) -> pb.CreateTrainingJobResponse:
+        order = jobs.Order(
+            request_id=request.request_id,
+            dataset_id=request.dataset_id,
+            base_model_id=request.base_model_id,
+            method=convert.backwards(convert.METHODS, request.method, domain.Method.LORA),
+            output_name=request.output_name,
+            config=convert.config_from_proto(request.config),
+            start=request.start,
+        )
+        await self._require_device(order.config.device)
+        return pb.CreateTrainingJobResponse(job=convert.job_to_proto(await self._jobs.create(order)))
+
+    async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Context) -> pb.GetTrainingJobResponse:
+        return pb.GetTrainingJobResponse(job=convert.job_to_proto(await self._jobs.get(request.job_id)))
+
+    async def ListTrainingJobs(
+        self, request: pb.ListTrainingJobsRequest, context: Context
+    ) -> pb.ListTrainingJobsResponse:
+        where = JobFilter(
+            status=next((each for each, number in convert.STATUSES.items() if number == request.status), None),
+            dataset_id=request.dataset_id if request.HasField("dataset_id") else None,
+            unfinished=request.unfinished,
+        )
+        if request.status == training_pb2.JOB_STATUS_PAUSED:
+            return pb.ListTrainingJobsResponse()  # no job can be
+        found, token, total = await self._jobs.list_page(where, size=request.page_size, token=request.page_token)
+        listed = [convert.job_to_proto(job) for job in found]
+        return pb.ListTrainingJobsResponse(jobs=listed, next_page_token=token, total_size=total)
+
+    async def StartTrainingJob(
+        self, request: pb.StartTrainingJobRequest, context: Context
+    ) -> pb.StartTrainingJobResponse:
+        return pb.StartTrainingJobResponse(job=convert.job_to_proto(await self._jobs.start(request.job_id)))
+
+    async def CancelTrainingJob(
+        self, request: pb.CancelTrainingJobRequest, context: Context
+    ) -> pb.CancelTrainingJobResponse:
+        return pb.CancelTrainingJobResponse(job=convert.job_to_proto(await self._jobs.cancel(request.job_id)))
+
+    async def DeleteTrainingJob(
+        self, request: pb.DeleteTrainingJobRequest, context: Context
+    ) -> pb.DeleteTrainingJobResponse:
+        await self._jobs.delete(request.job_id)
+        return pb.DeleteTrainingJobResponse()
+
+    async def WatchTrainingJob(
+        self, request: pb.WatchTrainingJobRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTrainingJobResponse]:
+        async with aclosing(self._events.watch(request.job_id, request.after_sequence)) as watched:
+            async for seen in watched:
+                yield seen.message
+
+    async def ListMetrics(self, request: pb.ListMetricsRequest, context: Context) -> pb.ListMetricsResponse:
+        points = await self._jobs.metrics(request.job_id, request.max_points)
+        return pb.ListMetricsResponse(points=[convert.progress_to_proto(point) for point in points])
+
+    async def StreamLogs(
+        self, request: pb.StreamLogsRequest, context: Context
+    ) -> AsyncIterator[pb.StreamLogsResponse]:
+        last = request.after_sequence
+        head = (await self._jobs.get(request.job_id)).last_sequence
+        for event in await self._jobs.logs(request.job_id, after=last):
+            yield pb.StreamLogsResponse(event=convert.event_to_proto(event))
+            last = event.sequence
+        if not request.follow:
+            return
+        sent = time.monotonic()
+        async with aclosing(self._events.watch(request.job_id, max(last, head))) as watched:
+            async for seen in watched:
+                line = seen.event is not None and isinstance(seen.event.body, domain.Log)
+                if line or seen.event is None:
+                    yield pb.StreamLogsResponse(event=seen.message.event)
+                elif time.monotonic() - sent >= self._capabilities.heartbeat_seconds:
+                    # A job that trains and prints nothing: the stream must not seem dead.
+                    beat = watch_response(None, seen.message.event.sequence, domain.JobStatus.RUNNING)
+                    yield pb.StreamLogsResponse(event=beat.event)
+                else:
+                    continue
+                sent = time.monotonic()
+
+    async def ListCheckpoints(
+        self, request: pb.ListCheckpointsRequest, context: Context
+    ) -> pb.ListCheckpointsResponse:
+        checkpoints = await self._jobs.checkpoints(request.job_id)
+        return pb.ListCheckpointsResponse(checkpoints=[convert.checkpoint_to_proto(each) for each in checkpoints])
+
+    async def DownloadSample(self, request: pb.DownloadSampleRequest, context: Context) -> pb.DownloadSampleResponse:
+        await self._jobs.require_sample(request.job_id, request.sha256)
+        data = await asyncio.to_thread(self._blobs.get, request.sha256)
+        return pb.DownloadSampleResponse(content=HttpBody(content_type="image/png", data=data))
+
+    async def _require_device(self, device: domain.Device) -> None:
+        if device in (domain.Device.AUTO, domain.Device.CPU):
+            return
+        if device not in (available := await self._devices.available()):
+            known = ", ".join(each.value for each in available)
+            message = f"device {device.value} is not there; this machine has {known}"
+            raise FailedPrecondition(message, reason="DEVICE_UNAVAILABLE")
+
+
+class WorkerServicer(WorkerServiceServicer):
+    """For this Trainer's own workers."""
+
+    def __init__(self, workers: Workers, catalog: Catalog) -> None:
+        self._workers = workers
+        self._catalog = catalog
+
+    async def Attach(
+        self, request_iterator: AsyncIterator[worker_service_pb2.AttachRequest], context: Context
+    ) -> AsyncIterator[worker_service_pb2.AttachResponse]:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("hello"):
+            raise InvalidArgument("must come first on the stream", field="hello")
+        messages = _messages(request_iterator)
+        async with aclosing(self._workers.attach(first.hello.job_id, first.hello.token, messages)) as commands:
+            async for command in commands:
+                yield await self._to_proto(command)
+
+    async def _to_proto(self, command: Command) -> worker_service_pb2.AttachResponse:
+        match command:
+            case Assignment(job):
+                assignment = worker_service_pb2.JobAssignment(
+                    job=convert.job_to_proto(job),
+                    base_models=await self._catalog.base_chain(job.base_model_id),
+                    last_report=job.last_report,
+                )
+                return worker_service_pb2.AttachResponse(assignment=assignment)
+            case Ack(number):
+                return worker_service_pb2.AttachResponse(ack=worker_service_pb2.ReportAck(number=number))
+            case Cancel():
+                return worker_service_pb2.AttachResponse(cancel=worker_service_pb2.CancelCommand())
+
+
+async def _messages(requests: AsyncIterator[worker_service_pb2.AttachRequest]) -> AsyncIterator[Message]:
+    async for request in requests:
+        match request.WhichOneof("message"):
+            case "report":
+                yield Numbered(request.report.number, convert.report_from_proto(request.report))
+            case "heartbeat":
+                yield Heartbeat()
+            case _:
+                raise InvalidArgument("comes once, first on the stream", field="hello")
