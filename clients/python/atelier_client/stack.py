@@ -24,7 +24,8 @@ from atelier_client.client import Atelier
 from atelier_client.errors import AtelierError
 
 START_SECONDS = 60.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 15.0  # for the Trainer and its workers, and for the Generator
+CATALOG_STOP_SECONDS = 5.0
 POLL_SECONDS = 0.02
 LOG_LINES_SHOWN = 15
 
@@ -123,21 +124,21 @@ class Stack:
         return {child.name: child.process.pid for child in self._children}[name]
 
     def stop(self) -> None:
-        """Tells every service to end, the Catalog last; kills what has not ended in ten seconds."""
+        """Tells every service to end, the Catalog last; kills what takes too long."""
         with suppress(FileNotFoundError):
             if self._addresses is not None:
                 (self.data_dir / FILE_NAME).unlink()
         self._addresses = None
-        deadline = time.monotonic() + STOP_SECONDS
         others = [child for child in self._children if child.name != "catalog"]
         catalog = [child for child in self._children if child.name == "catalog"]
-        for group in (others, catalog):
+        for group, seconds in ((others, STOP_SECONDS), (catalog, CATALOG_STOP_SECONDS)):
+            deadline = time.monotonic() + seconds
             for child in group:
                 if child.process.poll() is None:
                     child.process.terminate()
             for child in group:
                 with suppress(subprocess.TimeoutExpired):
-                    child.process.wait(max(0.5, deadline - time.monotonic()))
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
         for child in self._children:
             # The group, not only the service: a worker must not outlive a Trainer that had to be killed.
             with suppress(ProcessLookupError):
