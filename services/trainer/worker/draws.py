@@ -24,7 +24,9 @@ class Draws:
 
     def __getitem__(self, rows: list[int]) -> "Draws":
         """The draws of some of the pictures."""
-        return Draws(self.flipped[rows], self.captionless[rows], self.timesteps[rows], self.jitter[rows], self.noise[rows])
+        return Draws(
+            self.flipped[rows], self.captionless[rows], self.timesteps[rows], self.jitter[rows], self.noise[rows]
+        )
 
 
 def draw_step(

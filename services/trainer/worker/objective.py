@@ -24,7 +24,8 @@ class NoiseSchedule:
         return _spread(self.signal, timesteps) * latents + _spread(self.noise, timesteps) * noise
 
     def target(self, latents: "torch.Tensor", noise: "torch.Tensor", timesteps: "torch.Tensor") -> "torch.Tensor":
-        """What the denoiser shall answer to x_t, (B, C, H, W); v is Salimans and Ho 2022's signal * epsilon - noise * x_0."""
+        """What the denoiser shall answer to x_t, (B, C, H, W); v is Salimans and Ho 2022's signal * epsilon - noise *
+        x_0."""
         match self.prediction:
             case "epsilon":
                 return noise

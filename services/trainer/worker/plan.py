@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.trainer.domain import Schedule, TrainingConfig
 from services.trainer.worker.seeds import generator_for
@@ -9,8 +10,8 @@ from services.trainer.worker.seeds import generator_for
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An optimizer step sees up to `images_per_step` pictures. The last step of an epoch sees what is left: no picture is
-    dropped, none is seen twice in an epoch, and the loss stays the mean over the pictures seen."""
+    """An optimizer step sees up to `images_per_step` pictures. The last step of an epoch sees what is left: no
+    picture is dropped, none is seen twice in an epoch, and the loss stays the mean over the pictures seen."""
 
     num_images: int
     images_per_step: int
@@ -37,12 +38,9 @@ class Plan:
         start = (step - 1) % self.steps_per_epoch * self.images_per_step
         return range(start, min(start + self.images_per_step, self.num_images))
 
-    def order_of(self, epoch: int) -> list[int]:
+    def order_of(self, epoch: int) -> tuple[int, ...]:
         """The epoch's order: a permutation of the pictures, a function of the seed and the epoch alone."""
-        import torch
-
-        order: list[int] = torch.randperm(self.num_images, generator=generator_for(self.seed, "order", epoch)).tolist()
-        return order
+        return _order(self.seed, epoch, self.num_images)
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of step 1, 2, ...: a straight rise that reaches the full rate with the last warm-up step, then the
@@ -57,6 +55,13 @@ class Plan:
                 return self.learning_rate * (1 - done)
             case Schedule.COSINE:
                 return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    import torch
+
+    return tuple(torch.randperm(count, generator=generator_for(seed, "order", epoch)).tolist())
 
 
 def make_plan(config: TrainingConfig, num_images: int) -> Plan:

@@ -1,0 +1,90 @@
+"""`python -m services.trainer.worker`: does one training job and ends. 0: done or told to stop; 1: failed; 3: not
+wanted.
+
+torch and its kin take seconds to import, so the Trainer is told first that the worker lives.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+
+from services.common.blobs import open_blobs
+from services.common.telemetry import configure_logging, get_logger
+from services.trainer.domain import Cancelled, Loading, LoadingStage, Log, LogLevel, Report
+from services.trainer.worker.assignment import Assignment, assignment_from_proto
+from services.trainer.worker.attach import Detached, TrainerLink, TrainerLost
+from services.trainer.worker.config import WorkerSettings
+from services.trainer.worker.failures import failure_of
+
+DONE, FAILED, NOT_WANTED = 0, 1, 3
+
+
+def main() -> int:
+    configure_logging()
+    log = get_logger("trainer-worker")
+    settings = WorkerSettings()  # type: ignore[call-arg]  # from the environment
+    link = TrainerLink(
+        settings.trainer_address,
+        job_id=settings.job_id,
+        token=settings.token,
+        patience_seconds=settings.patience_seconds,
+    )
+    try:
+        code = work(link, settings)
+        link.close()
+    except (Detached, TrainerLost) as error:
+        log.warning("leaving", reason=error.reason, message=error.message)
+        return NOT_WANTED
+    return code
+
+
+def work(link: TrainerLink, settings: WorkerSettings) -> int:
+    """Attaches, does the job and reports it, failures included. Raises Detached and TrainerLost alone."""
+    assigned = link.attach()
+    try:
+        link.report(Loading(LoadingStage.STARTING_WORKER))
+        told_to_stop = _follow(link, _reports(assignment_from_proto(assigned), settings))
+    except (Detached, TrainerLost):
+        raise
+    except BaseException as error:
+        for line in traceback.format_exception(error):
+            link.report(Log(LogLevel.ERROR, line.rstrip()))
+        link.report(failure_of(error))
+        return FAILED
+    if told_to_stop:
+        link.report(Cancelled())
+    return DONE
+
+
+def _follow(link: TrainerLink, reports: Iterator[Report | None]) -> bool:
+    """Hands reports over until the last, or until the Trainer says stop: True then."""
+    for report in reports:
+        if link.cancelled:
+            return True
+        if report is not None:
+            link.report(report)
+    return False
+
+
+def _reports(assignment: Assignment, settings: WorkerSettings) -> Iterator[Report | None]:
+    from services.trainer.worker.job import run_job
+    from services.trainer.worker.manifest import read_manifest
+    from services.trainer.worker.prepare import Places
+
+    cache = settings.cache_dir or settings.dir / "cache"
+    places = Places(
+        blobs=open_blobs(settings.blob_url),
+        scratch=settings.dir,
+        models=cache / "models",
+        hub_cache=cache / "hub",
+        weights_dir=settings.weights_dir,
+    )
+    items = read_manifest(settings.catalog_address, assignment.snapshot_digest)
+    yield from run_job(assignment, items, places)
+
+
+if __name__ == "__main__":
+    # What is fetched is fetched on purpose; loading a folder asks nobody.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""What each training method teaches, under which captions, and the weights it leaves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.common.errors import InvalidArgument
+from services.diffusion.adapters import add_lora, save_lora
+from services.diffusion.load import Components
+from services.trainer.domain import LoraConfig, Method, TrainingConfig
+from services.trainer.worker.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A loaded model of which `parameters` learn and everything else is frozen."""
+
+    components: Components
+    parameters: "list[torch.nn.Parameter]"
+    is_lora: bool
+    trains_text_encoder: bool
+
+    def set_mode(self, *, training: bool) -> None:
+        """Dropout and gradient checkpointing act in training mode alone."""
+        self.components.unet.train(training)
+        if self.trains_text_encoder:
+            self.components.text_encoder.train(training)
+
+
+def trains_every_weight(method: Method, config: TrainingConfig) -> bool:
+    """True where the denoiser itself learns, False where a LoRA does."""
+    return method is Method.FULL or (
+        method is Method.DREAMBOOTH and config.dreambooth is not None and config.dreambooth.full
+    )
+
+
+def captions_for(method: Method, config: TrainingConfig, captions: Sequence[str]) -> list[str]:
+    """What stands beside each picture: its caption, or DreamBooth's instance prompt for all; after the trigger word
+    and a comma, unless it holds the word already. Raises InvalidArgument when DreamBooth has no instance prompt."""
+    if method is Method.DREAMBOOTH:
+        if config.dreambooth is None or not config.dreambooth.instance_prompt:
+            raise InvalidArgument(
+                "DreamBooth wants a prompt for its pictures", field="config.dreambooth.instance_prompt"
+            )
+        captions = [config.dreambooth.instance_prompt] * len(captions)
+    return [_with_trigger(config.trigger_word, caption) for caption in captions]
+
+
+def _with_trigger(word: str, caption: str) -> str:
+    if not word or word in caption:
+        return caption
+    return f"{word}, {caption}" if caption else word
+
+
+def make_trainee(components: Components, method: Method, config: TrainingConfig, *, frozen: "torch.dtype") -> Trainee:
+    """Makes the parameters that `method` trains learn, in float32, and keeps the rest as `frozen`; alters `components`.
+
+    A LoRA's first values come from `config.seed`. Raises InvalidArgument when a target module is not in the denoiser.
+    """
+    import torch
+
+    if config.seed is None:
+        raise ValueError("training wants a seed")
+    unet, text_encoder = components.unet, components.text_encoder
+    trains_text = config.train_text_encoder
+    if trains_every_weight(method, config):
+        unet.requires_grad_(True)
+        text_encoder.requires_grad_(trains_text)
+        if not trains_text:
+            _keep_as(frozen, text_encoder)
+        parameters = [each for model in (unet, text_encoder) for each in model.parameters() if each.requires_grad]
+        trainee = Trainee(components, parameters, is_lora=False, trains_text_encoder=trains_text)
+    else:
+        _keep_as(frozen, unet, text_encoder)
+        lora = config.lora or LoraConfig()
+        with torch.random.fork_rng():  # the layers draw from the global generator
+            torch.manual_seed(derive_seed(config.seed, "lora"))
+            parameters = add_lora(
+                unet,
+                rank=lora.rank,
+                alpha=lora.alpha,
+                dropout=lora.dropout,
+                target_modules=lora.target_modules,
+                text_encoder=text_encoder if trains_text else None,
+                family=components.family.name,
+            )
+        trainee = Trainee(components, parameters, is_lora=True, trains_text_encoder=trains_text)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        if trains_text:
+            text_encoder.gradient_checkpointing_enable()
+    return trainee
+
+
+def _keep_as(dtype: "torch.dtype", *models: "torch.nn.Module") -> None:
+    for model in models:
+        if model.dtype != dtype:
+            model.to(dtype)
+
+
+def training_record(
+    method: Method,
+    config: TrainingConfig,
+    *,
+    job_id: str,
+    base_name: str,
+    base_digest: str,
+    snapshot_digest: str,
+    num_images: int,
+    resolution: int,
+    step: int,
+    epoch: int,
+) -> dict[str, str]:
+    """How the weights came to be, for a safetensors header: the names that other tools read, and ours. No times in
+    it, so that the same training gives the same bytes."""
+    record = {
+        "atelier_job_id": job_id,
+        "atelier_method": method.value,
+        "atelier_snapshot_digest": snapshot_digest,
+        "ss_base_model_version": "sd_v1",
+        "ss_sd_model_name": base_name,
+        "ss_sd_model_hash": base_digest,
+        "ss_resolution": f"({resolution}, {resolution})",
+        "ss_seed": str(config.seed),
+        "ss_steps": str(step),
+        "ss_epoch": str(epoch),
+        "ss_num_train_images": str(num_images),
+        "ss_learning_rate": repr(config.learning_rate),
+        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_min_snr_gamma": repr(config.snr_gamma),
+    }
+    if not trains_every_weight(method, config):
+        lora = config.lora or LoraConfig()
+        record |= {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(lora.rank),
+            "ss_network_alpha": str(lora.rank if lora.alpha is None else lora.alpha),
+            "ss_network_args": json.dumps({"target_modules": list(lora.target_modules)}),
+        }
+    if config.trigger_word:
+        record["modelspec.trigger_phrase"] = config.trigger_word
+    return record
+
+
+def save_weights(trainee: Trainee, folder: Path, record: Mapping[str, str]) -> list[Path]:
+    """Writes what was trained into an empty `folder`, as the model is registered; gives the files' paths inside it.
+
+    A LoRA is one `pytorch_lora_weights.safetensors` in float32. Fully trained components are diffusers folders in
+    float16, half the size and what drawing uses; a tensor that float16 cannot hold stays float32.
+    """
+    components = trainee.components
+    if trainee.is_lora:
+        text_encoder = components.text_encoder if trainee.trains_text_encoder else None
+        save_lora(folder, unet=components.unet, text_encoder=text_encoder, metadata=record)
+    else:
+        _save_denoiser(components.unet, folder / "unet", record)
+        if trainee.trains_text_encoder:
+            _save_text_encoder(components.text_encoder, folder / "text_encoder", record)
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def _save_denoiser(unet: "torch.nn.Module", folder: Path, record: Mapping[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    unet.save_config(folder)  # type: ignore[operator]  # diffusers' ConfigMixin
+    tensors = {name: _halved(value) for name, value in unet.state_dict().items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt", **record})
+
+
+def _save_text_encoder(text_encoder: "torch.nn.Module", folder: Path, record: Mapping[str, str]) -> None:
+    """By transformers itself, which knows the names that files have always used; then with the record in the header."""
+    import copy
+
+    from safetensors.torch import load_file, save_file
+
+    saved = copy.deepcopy(text_encoder).cpu()
+    for parameter in saved.parameters():
+        parameter.data = _halved(parameter.data)
+    saved.save_pretrained(folder)  # type: ignore[operator]  # transformers' mixin
+    file = folder / "model.safetensors"
+    save_file(
+        {name: value.clone() for name, value in load_file(file).items()}, file, metadata={"format": "pt", **record}
+    )
+
+
+def _halved(value: "torch.Tensor") -> "torch.Tensor":
+    """On the CPU, in float16 unless it is no float or does not fit."""
+    import torch
+
+    value = value.detach().contiguous().cpu()
+    half = value.half() if value.is_floating_point() else value
+    return half if bool(torch.isfinite(half).all()) or not bool(torch.isfinite(value).all()) else value
