@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from atelier.trainer.v1 import trainer_service_pb2 as pb
@@ -99,30 +99,16 @@ class Training:
         A stream that is cut is taken up again after the last event seen, for `patience_seconds` without any news before
         Unavailable is raised. Leaving the iteration does not stop the job. Raises NotFound.
         """
-        attempt, last_news = 0, time.monotonic()
-        while True:
-            problem: AtelierError | None = None
-            try:
-                request = pb.WatchTrainingJobRequest(job_id=job_id, after_sequence=after_sequence)
-                for answer in self._trainer.stream(self._stub.WatchTrainingJob, request):
-                    attempt, last_news = 0, time.monotonic()
-                    event = answer.event
-                    if event.sequence <= after_sequence or event.WhichOneof("event") == "heartbeat":
-                        continue
-                    after_sequence = event.sequence
-                    yield event
-                    if event.WhichOneof("event") in LAST_EVENTS:
-                        return
-                # Ended without a last event: the server is going away, or all of them were seen already.
-                job = self.get(job_id)
-                if job.status in ENDED and job.last_sequence <= after_sequence:
-                    return
-            except (Unavailable, Cancelled, InternalError) as error:
-                problem = error  # a stopping server cancels its streams; a cut connection reads as one of these, too
-            if problem is not None and time.monotonic() - last_news > patience_seconds:
-                raise problem
-            time.sleep(backoff(attempt))
-            attempt += 1
+
+        def open_stream(after: int) -> Iterator[TrainingEvent]:
+            request = pb.WatchTrainingJobRequest(job_id=job_id, after_sequence=after)
+            for answer in self._trainer.stream(self._stub.WatchTrainingJob, request):
+                yield answer.event
+
+        for event in self._resumed(job_id, open_stream, after_sequence, patience_seconds):
+            yield event
+            if event.WhichOneof("event") in LAST_EVENTS:
+                return
 
     def wait(self, job_id: str) -> TrainingJob:
         """The job once it has ended."""
@@ -130,12 +116,28 @@ class Training:
             pass
         return self.get(job_id)
 
-    def logs(self, job_id: str, *, follow: bool = False) -> Iterator[TrainingEvent]:
-        """The worker's log events; with `follow`, new ones until the job ends. Raises NotFound, Unavailable."""
-        request = pb.StreamLogsRequest(job_id=job_id, follow=follow)
-        for answer in self._trainer.stream(self._stub.StreamLogs, request):
-            if answer.event.WhichOneof("event") == "log":
+    def logs(
+        self,
+        job_id: str,
+        *,
+        follow: bool = False,
+        after_sequence: int = 0,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Iterator[TrainingEvent]:
+        """The worker's log events; with `follow`, new ones until the job ends, over cut connections as `watch`.
+
+        Raises NotFound, Unavailable.
+        """
+
+        def open_stream(after: int) -> Iterator[TrainingEvent]:
+            request = pb.StreamLogsRequest(job_id=job_id, after_sequence=after, follow=follow)
+            for answer in self._trainer.stream(self._stub.StreamLogs, request):
                 yield answer.event
+
+        if follow:
+            yield from self._resumed(job_id, open_stream, after_sequence, patience_seconds)
+        else:
+            yield from open_stream(after_sequence)
 
     def metrics(self, job_id: str, *, max_points: int = 0) -> Sequence[types.StepProgress]:
         """The loss curve, thinned to at most `max_points` (0 means 1000). Raises NotFound."""
@@ -151,6 +153,38 @@ class Training:
         """PNG of a sample picture that a `sample` event named. Raises NotFound."""
         request = pb.DownloadSampleRequest(job_id=job_id, sha256=sha256)
         return bytes(self._trainer.call(self._stub.DownloadSample, request).content.data)
+
+    def _resumed(
+        self,
+        job_id: str,
+        open_stream: Callable[[int], Iterator[TrainingEvent]],
+        after_sequence: int,
+        patience_seconds: float,
+    ) -> Iterator[TrainingEvent]:
+        """The events of `open_stream(after_sequence)`, opened again after the last one seen when it is cut.
+
+        Heartbeats are left out. Ends when the job has ended and the stream has no more.
+        """
+        attempt, last_news = 0, time.monotonic()
+        while True:
+            problem: AtelierError | None = None
+            seen_before = after_sequence
+            try:
+                for event in open_stream(after_sequence):
+                    attempt, last_news = 0, time.monotonic()
+                    if event.sequence > after_sequence and event.WhichOneof("event") != "heartbeat":
+                        after_sequence = event.sequence
+                        yield event
+                # A stream ends with its job, and also when its server goes away: the job may have ended in between, so
+                # only a stream with nothing new on it was the last.
+                if self.get(job_id).status in ENDED and after_sequence == seen_before:
+                    return
+            except (Unavailable, Cancelled, InternalError) as error:
+                problem = error  # a stopping server cancels its streams; a cut connection reads as one of these, too
+            if problem is not None and time.monotonic() - last_news > patience_seconds:
+                raise problem
+            time.sleep(backoff(attempt))
+            attempt += 1
 
 
 def training_config(values: TrainingConfig | Mapping[str, Any]) -> TrainingConfig:
