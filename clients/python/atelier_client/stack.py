@@ -88,7 +88,7 @@ class Stack:
             for name, port in self._ports.items():
                 _require_free(self._host, port, name)
             deadline = time.monotonic() + START_SECONDS
-            self._spawn("catalog", {})
+            self._spawn("catalog", self._trainer_for_catalog())
             catalog = self._await_address("catalog", deadline)
             # The services ask for it under their own prefix; workers and tools under the plain name.
             upstream = {f"ATELIER_{name}CATALOG_ADDRESS": catalog for name in ("", "TRAINER_", "GENERATOR_")}
@@ -166,6 +166,14 @@ class Stack:
             raise StackError(f"Atelier runs already in {self.data_dir}", reason="ALREADY_RUNNING") from None
         self._lock = lock
 
+    def _trainer_for_catalog(self) -> dict[str, str]:
+        """Where the Trainer will be: the Catalog starts first and asks it before a dataset is deleted."""
+        if "trainer" not in self._services:
+            return {}
+        port = self._ports.get("trainer") or _free_port(self._host)
+        self._ports["trainer"] = port
+        return {"ATELIER_CATALOG_TRAINER_ADDRESS": f"{_to_call(self._host)}:{port}"}
+
     def _spawn(self, name: str, environment: Mapping[str, str]) -> None:
         announce = self._announce_file(name)
         announce.unlink(missing_ok=True)
@@ -199,7 +207,8 @@ class Stack:
         while True:
             self.check()
             with suppress(FileNotFoundError):
-                return announce.read_text().strip()
+                host, _, port = announce.read_text().strip().rpartition(":")
+                return f"{_to_call(host)}:{port}"
             if time.monotonic() > deadline:
                 raise StackError(f"the {name} was not ready in {START_SECONDS:.0f} s; see {self.log_dir}/{name}.log")
             time.sleep(POLL_SECONDS)
@@ -225,8 +234,23 @@ def is_healthy(address: str) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+def _to_call(host: str) -> str:
+    """An address to call, for one that listens on every interface."""
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+        probe.bind((host.strip("[]"), 0))
+        return int(probe.getsockname()[1])
+
+
 def _require_free(host: str, port: int, name: str) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host.strip("[]"), port))
