@@ -1,0 +1,1 @@
+"""The Catalog: datasets, images, snapshots and models."""

@@ -1,0 +1,16 @@
+"""The Catalog's settings, from the environment: ATELIER_CATALOG_*."""
+
+from pathlib import Path
+
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class CatalogSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="ATELIER_CATALOG_", populate_by_name=True, extra="ignore")
+
+    trainer_address: str = ""
+    """host:port of the Trainer, asked before a dataset is deleted; empty means nobody is asked."""
+    starter_model_dir: Path = Path(__file__).resolve().parents[2] / "assets" / "starter-model"
+    """The diffusers folder that is seeded as the starter model."""

@@ -1,0 +1,231 @@
+"""What the Catalog knows of: datasets, images, snapshots, models, and the rules of their names."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+MAX_NAME = 100
+MAX_FILENAME_BYTES = 255
+MAX_CAPTION = 10_000
+MAX_DESCRIPTION = 2_000
+FIRST_REGISTERED_MODEL_ID = 101
+"""Smaller ids are for seeded models, so that the guide's 1, 2 and 3 stay true whenever they are seeded."""
+
+
+class DatasetType(StrEnum):
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+class ImageFormat(StrEnum):
+    JPEG = "jpeg"
+    PNG = "png"
+    WEBP = "webp"
+
+
+class ModelType(StrEnum):
+    BASE_MODEL = "base_model"
+    LORA = "lora"
+    DREAMBOOTH = "dreambooth"
+    FULL = "full"
+
+
+class ModelCategory(StrEnum):
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+class ModelFamily(StrEnum):
+    STABLE_DIFFUSION = "stable_diffusion"
+    STABLE_DIFFUSION_XL = "stable_diffusion_xl"
+    STABLE_VIDEO_DIFFUSION = "stable_video_diffusion"
+
+
+class WeightsLayout(StrEnum):
+    PIPELINE = "pipeline"
+    LORA = "lora"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    id: int
+    name: str
+    type: DatasetType
+    description: str
+    num_items: int
+    size_bytes: int
+    cover_image_id: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image that has been inspected and stored, and is not yet in a dataset."""
+
+    filename: str
+    caption: str
+    sha256: str
+    format: ImageFormat
+    width: int
+    height: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    id: int
+    dataset_id: int
+    filename: str
+    caption: str
+    sha256: str
+    format: ImageFormat
+    width: int
+    height: int
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    digest: str
+    dataset_id: int
+    num_items: int
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotItem:
+    sha256: str
+    filename: str
+    caption: str
+    width: int
+    height: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    files: tuple[ModelFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over the sorted lines `path sha256`."""
+        lines = sorted(f"{file.path} {file.sha256}\n" for file in self.files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class HubWeights:
+    repo_id: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A model that is about to be registered."""
+
+    name: str
+    type: ModelType
+    category: ModelCategory
+    family: ModelFamily
+    layout: WeightsLayout
+    weights: StoredWeights | HubWeights
+    base_model_id: int | None = None
+    job_id: str = ""
+    dataset_id: int | None = None
+    snapshot_digest: str = ""
+    checkpoint_step: int | None = None
+    trigger_words: tuple[str, ...] = ()
+    license: str = ""
+    description: str = ""
+    native_resolution: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model(NewModel):
+    id: int = 0
+    is_active: bool = True
+    created_at: datetime = datetime.min
+    updated_at: datetime = datetime.min
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    model: Model
+    ancestors: tuple[Model, ...]
+    """Nearest first."""
+    children: tuple[Model, ...]
+    dataset: Dataset | None
+    snapshot: Snapshot | None
+
+
+def manifest_digest(items: Iterable[SnapshotItem]) -> str:
+    """Hex SHA-256 of a snapshot's manifest.
+
+    The manifest has one line an image, sorted by file name and then digest: the JSON list [sha256, filename, caption].
+    """
+    digest = hashlib.sha256()
+    for item in sorted(items, key=manifest_order):
+        line = json.dumps([item.sha256, item.filename, item.caption], ensure_ascii=False, separators=(",", ":"))
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def manifest_order(item: SnapshotItem) -> tuple[str, str]:
+    return item.filename, item.sha256
+
+
+def name_rule(name: str) -> str | None:
+    """The rule that a dataset's or a model's name breaks, or None."""
+    if not name or len(name) > MAX_NAME:
+        return f"must have 1 to {MAX_NAME} characters"
+    if (
+        not any(char.isprintable() and not char.isspace() for char in name)
+        or _has_control(name)
+        or set(name) & {"/", "\\"}
+    ):
+        return "must hold a visible character, and no control character or slash"
+    return None
+
+
+def filename_rule(filename: str) -> str | None:
+    """The rule that an image's file name breaks, or None."""
+    if not filename:
+        return "must not be empty"
+    if "/" in filename or "\\" in filename or filename in (".", ".."):
+        return "must be a plain file name, without folders"
+    if _has_control(filename):
+        return "must not hold control characters"
+    size = len(filename.encode("utf-8", "surrogatepass"))
+    if size > MAX_FILENAME_BYTES:
+        return f"has {size} bytes; {MAX_FILENAME_BYTES} is the limit"
+    return None
+
+
+def text_rule(text: str, limit: int) -> str | None:
+    """The rule that a caption or a description breaks, or None."""
+    if len(text) > limit:
+        return f"has {len(text)} characters; {limit} is the limit"
+    if "\0" in text:
+        return "must not hold a NUL character"
+    return None
+
+
+def _has_control(text: str) -> bool:
+    return any(ord(char) < 32 or ord(char) == 127 for char in text)

@@ -1,0 +1,87 @@
+"""What may be done with models."""
+
+import asyncio
+from typing import Any
+
+from services.catalog import domain
+from services.catalog.domain import Lineage, Model, ModelType, NewModel, StoredWeights
+from services.catalog.model_store import ModelStore
+from services.catalog.store import Store
+from services.common.blobs import BlobStore
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+
+MAX_TRIGGER_WORDS = 50
+MAX_TRIGGER_WORD = 100
+
+
+async def register_model(
+    models: ModelStore, blobs: BlobStore, new: NewModel, *, request_id: str | None = None
+) -> Model:
+    """Raises InvalidArgument, NotFound (its base) and FailedPrecondition (another family, files that are not there)."""
+    if rule := domain.name_rule(new.name):
+        raise InvalidArgument(rule, field="name")
+    if new.type is not ModelType.BASE_MODEL:
+        if new.base_model_id is None:
+            raise InvalidArgument(f"must be set for a {new.type.value}", field="base_model_id")
+        base = await models.get(new.base_model_id)
+        if base.family is not new.family:
+            message = f"a {new.family.value} model cannot have the {base.family.value} model {base.name!r} as its base"
+            raise FailedPrecondition(message, reason="FAMILY_MISMATCH")
+    if isinstance(new.weights, StoredWeights):
+        _check_paths(new.weights)
+        await asyncio.to_thread(_check_stored, blobs, new.weights)
+    return await models.register(new, request_id=request_id)
+
+
+def _check_paths(weights: StoredWeights) -> None:
+    paths = [file.path for file in weights.files]
+    if repeated := {path for path in paths if paths.count(path) > 1}:
+        raise InvalidArgument(f"names {sorted(repeated)[0]!r} twice", field="stored.files")
+
+
+def _check_stored(blobs: BlobStore, weights: StoredWeights) -> None:
+    for file in weights.files:
+        if not blobs.exists(file.sha256):
+            message = f"{file.path} ({file.sha256}) is not in the blob store"
+            raise FailedPrecondition(message, reason="WEIGHTS_UNAVAILABLE")
+        if (size := blobs.size(file.sha256)) != file.size_bytes:
+            raise InvalidArgument(f"{file.path} has {size} bytes, not {file.size_bytes}", field="stored.files")
+
+
+async def update_model(models: ModelStore, model_id: int, changes: dict[str, Any]) -> Model:
+    """Sets name, description, is_active or trigger_words. Raises NotFound, InvalidArgument naming `model.<field>`."""
+    words = changes.get("trigger_words", [])
+    rules = {
+        "model.name": domain.name_rule(changes["name"]) if "name" in changes else None,
+        "model.description": domain.text_rule(changes.get("description", ""), domain.MAX_DESCRIPTION),
+        "model.trigger_words": _words_rule(words),
+    }
+    if broken := {field: rule for field, rule in rules.items() if rule is not None}:
+        raise InvalidArgument.of(broken)
+    return await models.update(model_id, changes)
+
+
+def _words_rule(words: list[str]) -> str | None:
+    if len(words) > MAX_TRIGGER_WORDS:
+        return f"has {len(words)} words; {MAX_TRIGGER_WORDS} is the limit"
+    if any(not word or domain.text_rule(word, MAX_TRIGGER_WORD) for word in words):
+        return f"must have 1 to {MAX_TRIGGER_WORD} characters each"
+    return None
+
+
+async def lineage(models: ModelStore, store: Store, model_id: int) -> Lineage:
+    """What a model came from and what came from it. Raises NotFound."""
+    model = await models.get(model_id)
+    children, _ = await models.find(after=0, limit=1000, base_model_id=model_id)
+    dataset = snapshot = None
+    try:
+        if model.dataset_id is not None:
+            dataset = await store.get_dataset(model.dataset_id)
+    except NotFound:
+        pass  # deleted since; the snapshot stays
+    try:
+        if model.snapshot_digest:
+            snapshot = await store.get_snapshot(model.snapshot_digest)
+    except NotFound:
+        pass  # registered by hand with a digest of elsewhere
+    return Lineage(model, await models.ancestors(model), tuple(children), dataset, snapshot)
