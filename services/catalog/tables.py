@@ -29,7 +29,7 @@ images = sa.Table(
     "images",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("dataset_id", sa.ForeignKey("datasets.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("dataset_id", sa.Integer, sa.ForeignKey("datasets.id", ondelete="CASCADE"), nullable=False),
     sa.Column("request_id", sa.String(36), unique=True),
     sa.Column("filename", sa.Text, nullable=False),
     sa.Column("caption", sa.Text, nullable=False),
@@ -64,7 +64,7 @@ snapshots = sa.Table(
 snapshot_items = sa.Table(
     "snapshot_items",
     metadata,
-    sa.Column("digest", sa.ForeignKey("snapshots.digest"), primary_key=True),
+    sa.Column("digest", sa.String(64), sa.ForeignKey("snapshots.digest"), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("filename", sa.Text, nullable=False),
@@ -87,7 +87,7 @@ models = sa.Table(
     # The guide's column: `stored:<digest>` or `hub:<repo id>@<revision>`.
     sa.Column("path", sa.String(500), nullable=False),
     sa.Column("is_active", sa.Boolean, nullable=False),
-    sa.Column("base_model_id", sa.ForeignKey("models.id")),
+    sa.Column("base_model_id", sa.Integer, sa.ForeignKey("models.id")),
     sa.Column("job_id", sa.String(36), unique=True),
     sa.Column("dataset_id", sa.Integer),
     sa.Column("snapshot_digest", sa.String(64), nullable=False),
@@ -105,7 +105,7 @@ sa.Index("ix_models_base_model_id", models.c.base_model_id)
 model_files = sa.Table(
     "model_files",
     metadata,
-    sa.Column("model_id", sa.ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("model_id", sa.Integer, sa.ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("path", sa.String(255), primary_key=True),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),

@@ -32,7 +32,7 @@ def upgrade() -> None:
     op.create_table(
         "images",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-        sa.Column("dataset_id", sa.ForeignKey("datasets.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("dataset_id", sa.Integer, sa.ForeignKey("datasets.id", ondelete="CASCADE"), nullable=False),
         sa.Column("request_id", sa.String(36), unique=True),
         sa.Column("filename", sa.Text, nullable=False),
         sa.Column("caption", sa.Text, nullable=False),
@@ -61,7 +61,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "snapshot_items",
-        sa.Column("digest", sa.ForeignKey("snapshots.digest"), primary_key=True),
+        sa.Column("digest", sa.String(64), sa.ForeignKey("snapshots.digest"), primary_key=True),
         sa.Column("position", sa.Integer, primary_key=True),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("filename", sa.Text, nullable=False),
@@ -81,7 +81,7 @@ def upgrade() -> None:
         sa.Column("layout", sa.String(50), nullable=False),
         sa.Column("path", sa.String(500), nullable=False),
         sa.Column("is_active", sa.Boolean, nullable=False),
-        sa.Column("base_model_id", sa.ForeignKey("models.id")),
+        sa.Column("base_model_id", sa.Integer, sa.ForeignKey("models.id")),
         sa.Column("job_id", sa.String(36), unique=True),
         sa.Column("dataset_id", sa.Integer),
         sa.Column("snapshot_digest", sa.String(64), nullable=False),
@@ -97,7 +97,7 @@ def upgrade() -> None:
     op.create_index("ix_models_base_model_id", "models", ["base_model_id"])
     op.create_table(
         "model_files",
-        sa.Column("model_id", sa.ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("model_id", sa.Integer, sa.ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("path", sa.String(255), primary_key=True),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
