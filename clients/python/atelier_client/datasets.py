@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from time import sleep
 from typing import TypeAlias
@@ -53,7 +54,10 @@ class Datasets:
 
     def __init__(self, catalog: Transport) -> None:
         self._catalog = catalog
-        self._stub = CatalogServiceStub(catalog.channel)
+
+    @cached_property
+    def _stub(self) -> CatalogServiceStub:
+        return CatalogServiceStub(self._catalog.channel)
 
     def create(self, name: str, *, description: str = "", type: str = "image") -> Dataset:
         """A new, empty dataset. Raises AlreadyExists, InvalidArgument."""

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -78,8 +79,11 @@ class Generations:
 
     def __init__(self, generator: Transport, models: Models) -> None:
         self._generator = generator
-        self._stub = GeneratorServiceStub(generator.channel)
         self._models = models
+
+    @cached_property
+    def _stub(self) -> GeneratorServiceStub:
+        return GeneratorServiceStub(self._generator.channel)
 
     def capabilities(self) -> pb.GetGeneratorCapabilitiesResponse:
         """Families, schedulers, limits and defaults."""

@@ -1,5 +1,6 @@
 """Models: base models, and what training made of them."""
 
+from functools import cached_property
 from typing import TypeAlias
 
 from atelier.catalog.v1 import catalog_service_pb2 as pb
@@ -20,7 +21,10 @@ class Models:
 
     def __init__(self, catalog: Transport) -> None:
         self._catalog = catalog
-        self._stub = CatalogServiceStub(catalog.channel)
+
+    @cached_property
+    def _stub(self) -> CatalogServiceStub:
+        return CatalogServiceStub(self._catalog.channel)
 
     def seed(self) -> pb.SeedModelsResponse:
         """Adds the base models and the starter model; what is there stays as it is. Raises FailedPrecondition."""

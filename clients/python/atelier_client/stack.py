@@ -46,7 +46,8 @@ class Stack:
     """A Catalog, a Trainer and a Generator on this machine, with everything they keep under `data_dir`.
 
     `ports` maps service names to fixed ports; what is not in it gets a free one. `environment` is added to the
-    children's. `services` may leave out the Trainer, the Generator or both. One stack runs in a folder at a time.
+    children's. `services` may leave out the Trainer, the Generator or both. Start it from a thread that lives on: the
+    children end with it. One stack runs in a folder at a time.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class Stack:
         log_file = self.log_dir / f"{name}.log"
         log = log_file.open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", f"services.{name}"],
+            [sys.executable, "-m", "atelier_client.child", f"services.{name}", str(os.getpid())],
             env=full,
             stdin=subprocess.DEVNULL,
             stdout=log,

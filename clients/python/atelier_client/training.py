@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from atelier.trainer.v1 import trainer_service_pb2 as pb
@@ -26,9 +27,12 @@ class Training:
 
     def __init__(self, trainer: Transport, datasets: Datasets, models: Models) -> None:
         self._trainer = trainer
-        self._stub = TrainerServiceStub(trainer.channel)
         self._datasets = datasets
         self._models = models
+
+    @cached_property
+    def _stub(self) -> TrainerServiceStub:
+        return TrainerServiceStub(self._trainer.channel)
 
     def capabilities(self) -> pb.GetTrainerCapabilitiesResponse:
         """Methods, families, devices, and the configuration's defaults."""

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import TypeVar
 
 import grpc
@@ -41,7 +42,14 @@ class Transport:
 
     def __init__(self, name: str, address: str) -> None:
         self.peer = f"{name} at {address}"
-        self.channel: grpc.Channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._address = address
+
+    @cached_property
+    def channel(self) -> grpc.Channel:
+        """Raises Unavailable when the address is empty."""
+        if not self._address:
+            raise Unavailable(f"the address of the {self.peer.split()[0]} is not known", reason="NO_ADDRESS")
+        return grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS)
 
     def call(
         self,
@@ -78,7 +86,8 @@ class Transport:
             call.cancel()  # type: ignore[attr-defined]  # the stubs type the call as a bare iterator
 
     def close(self) -> None:
-        self.channel.close()
+        if "channel" in self.__dict__:
+            self.channel.close()
 
 
 def delay_after(error: AtelierError, attempt: int) -> float:
