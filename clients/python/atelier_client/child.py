@@ -1,7 +1,7 @@
 """Runs a module as a child that does not outlive its parent: `python -m atelier_client.child MODULE PARENT_PID`.
 
-Where the system can tell (Linux), the services of a parent that is killed outright are stopped as if by SIGTERM: nobody else
-would do it, and the next start would find ports and databases taken.
+Where the system can tell (Linux), the services of a parent that is killed outright are stopped as if by SIGTERM. Nobody
+else would do it, and the next start would find ports and databases taken.
 """
 
 import ctypes

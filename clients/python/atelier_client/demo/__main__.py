@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,19 @@ STYLE_IMAGES = 8  # of the demo images, shown on the sheet
 REQUESTS_AT_ONCE = 4  # so that a Generator that batches can
 
 
+LORA_FIELDS = ("rank", "alpha", "target_modules")
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the demo trains and draws: assets/demo-prompts.json."""
 
+    images: Path
     prompts: list[str]
     seeds: list[int]
-    training: dict[str, Any] = field(default_factory=dict)  # TrainingConfig's field names
-    drawing: dict[str, Any] = field(default_factory=dict)  # Generations.settings' keywords
-    lora_weight: float | None = None
+    training: dict[str, Any]  # TrainingConfig's field names
+    drawing: dict[str, Any]  # Atelier.generate's keywords
+    lora_weight: float
 
 
 def main() -> int:
@@ -70,12 +74,21 @@ def main() -> int:
 def read_plan(file: Path) -> Plan:
     """Raises OSError, ValueError or KeyError when the file is not what it should be."""
     described = json.loads(file.read_text(encoding="utf-8"))
+    prompts, training, drawing = described["prompts"], described["training"], described["drawing"]
+    lora = {name: training.pop(name) for name in LORA_FIELDS}
     return Plan(
-        prompts=[each["prompt"] for each in described["prompts"]],
-        seeds=[each["seed"] for each in described["prompts"]],
-        training=described["training"],
-        drawing=described["drawing"],
-        lora_weight=described.get("lora_weight"),
+        images=file.parent / training.pop("images"),
+        prompts=prompts,
+        seeds=list(range(len(prompts))),
+        training={"max_steps": training.pop("steps"), "lora": lora, **training},
+        drawing={
+            "scheduler": drawing["scheduler"],
+            "steps": drawing["steps"],
+            "guidance": drawing["guidance_scale"],
+            "guidance_rescale": drawing["guidance_rescale"],
+            "size": (drawing["width"], drawing["height"]),
+        },
+        lora_weight=drawing["lora_weight"],
     )
 
 
@@ -91,7 +104,7 @@ def seed(client: Atelier) -> str:
 def train(client: Atelier, starter: str, plan: Plan) -> TrainingJob:
     """The completed job. Raises AtelierError when it fails."""
     dataset = client.datasets.create("demo icons", description="Forty black line icons")
-    uploaded = client.datasets.upload(dataset, ASSETS / "demo-images")
+    uploaded = client.datasets.upload(dataset, plan.images)
     if uploaded.refused:
         raise AtelierError(f"refused: {uploaded.refused[0].filename}: {uploaded.refused[0].message}")
     out.print(f"Uploaded {uploaded.dataset.num_items} captioned images. Training a LoRA on {starter!r}:", markup=False)
@@ -137,7 +150,7 @@ def write_pictures(
     for name, pictures in (("before", before), ("after", after)):
         for index, (picture, prompt) in enumerate(zip(pictures, plan.prompts, strict=True)):
             picture.save(OUT / name / f"{index + 1:02d}-{prompt.replace(' ', '-')}.png")
-    learnt = [Image.open(file) for file in sorted((ASSETS / "demo-images").glob("*.png"))]
+    learnt = [Image.open(file) for file in sorted(plan.images.glob("*.png"))]
     chosen = learnt[:: max(1, len(learnt) // STYLE_IMAGES)][:STYLE_IMAGES]
     seconds = (job.finished_at.ToMilliseconds() - job.started_at.ToMilliseconds()) / 1000
     rank, steps = job.config.lora.rank, job.progress.total_steps
