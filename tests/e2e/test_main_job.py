@@ -4,10 +4,21 @@ import json
 from io import BytesIO
 from pathlib import Path
 
+import grpc
 import pytest
-from atelier.catalog.v1.model_pb2 import MODEL_TYPE_LORA
+from atelier.catalog.v1.catalog_service_pb2 import RegisterModelRequest
+from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from atelier.catalog.v1.model_pb2 import (
+    MODEL_CATEGORY_IMAGE,
+    MODEL_FAMILY_STABLE_DIFFUSION,
+    MODEL_TYPE_BASE_MODEL,
+    MODEL_TYPE_LORA,
+    WEIGHTS_LAYOUT_PIPELINE,
+    HubWeights,
+)
 from atelier.trainer.v1.training_pb2 import JOB_STATUS_COMPLETED, JOB_STATUS_FAILED
 from atelier_client import Atelier, FailedPrecondition, InvalidArgument, NotFound
+from atelier_client.stack import Stack
 from PIL import Image
 
 from tests.e2e.conftest import WORDS, Command
@@ -204,6 +215,22 @@ def test_a_failed_job_keeps_its_reason_and_its_log(
     assert shown.code == 1
     assert "no_such_module" in shown.err
     assert atelier("jobs", "logs", job.id).out
+
+
+def test_a_name_that_several_models_have_asks_for_the_id(client: Atelier, stack: Stack) -> None:
+    request = RegisterModelRequest(
+        name="twins",
+        type=MODEL_TYPE_BASE_MODEL,
+        category=MODEL_CATEGORY_IMAGE,
+        family=MODEL_FAMILY_STABLE_DIFFUSION,
+        layout=WEIGHTS_LAYOUT_PIPELINE,
+        hub=HubWeights(repo_id="somebody/something", revision="0" * 40),
+    )
+    with grpc.insecure_channel(stack.addresses.catalog) as channel:
+        ids = [CatalogServiceStub(channel).RegisterModel(request).model.id for _ in range(2)]
+    with pytest.raises(InvalidArgument, match=f"2 models are called 'twins': say which of the ids {ids[0]}, {ids[1]}"):
+        client.models.get("twins")
+    assert client.models.get(ids[1]).id == ids[1]
 
 
 def test_what_is_missing_is_said_with_a_hint(client: Atelier) -> None:

@@ -102,6 +102,13 @@ def test_two_in_one_folder_are_refused(stack: Stack) -> None:
     assert is_healthy(stack.addresses.catalog), "the first one lives on"
 
 
+def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    environment = {"ATELIER_CATALOG_DATABASE_URL": "no-such-database://"}
+    with pytest.raises(StackError, match=r"(?s)the catalog ended with exit code 1; the end of .*Could not parse"):
+        Stack(tmp_path, environment=environment).start()
+    assert read_addresses(tmp_path) == {}
+
+
 def test_a_taken_port_is_named_before_anything_starts(stack: Stack, tmp_path: Path) -> None:
     port = int(stack.addresses.trainer.rpartition(":")[2])
     with pytest.raises(StackError, match=f"port {port} for the catalog cannot be used"):
