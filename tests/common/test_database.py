@@ -1,0 +1,52 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.database import create_engine, open_database
+from services.common.errors import Unavailable
+
+MIGRATIONS = Path("services/catalog/migrations").resolve()
+
+
+async def test_replicas_that_start_together_migrate_once(database_url: str) -> None:
+    opened = [open_database(database_url, schema="catalog", migrations=MIGRATIONS) for _ in range(4)]
+    engines = await asyncio.gather(*opened)
+    async with engines[0].connect() as connection:
+        versions = (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).all()
+    for engine in engines:
+        await engine.dispose()
+    assert len(versions) == 1
+
+
+async def test_two_services_share_a_postgres_in_schemas_of_their_own(postgres_url: str) -> None:
+    engines = [await open_database(postgres_url, schema=name, migrations=MIGRATIONS) for name in ("one", "two")]
+    async with engines[0].begin() as connection:
+        await connection.execute(sa.text("INSERT INTO thumbnails VALUES ('a', 'b')"))
+    async with engines[1].connect() as connection:
+        seen = (await connection.execute(sa.text("SELECT count(*) FROM thumbnails"))).scalar_one()
+    for engine in engines:
+        await engine.dispose()
+    assert seen == 0
+
+
+async def test_sqlite_runs_with_wal_and_foreign_keys(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.sqlite'}", schema="any")
+    async with engine.connect() as connection:
+        mode = (await connection.execute(sa.text("PRAGMA journal_mode"))).scalar_one()
+        keys = (await connection.execute(sa.text("PRAGMA foreign_keys"))).scalar_one()
+    await engine.dispose()
+    assert (mode, keys) == ("wal", 1)
+
+
+async def test_a_database_out_of_reach_is_named_without_its_password() -> None:
+    with pytest.raises(Unavailable) as caught:
+        await open_database("postgresql://me:secret@127.0.0.1:1/x", schema="s", migrations=MIGRATIONS, attempts=1)
+    assert "127.0.0.1" in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+def test_other_databases_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="mysql"):
+        create_engine("mysql://host/db", schema="s")
