@@ -1,6 +1,7 @@
 """`atelier jobs ...`"""
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 from atelier.trainer.v1.training_pb2 import JobStatus, LogLevel, TrainingJob, TrainingMethod
@@ -69,7 +70,7 @@ def show(context: typer.Context, job: JobArgument, json: JsonOption = False) -> 
             ("created", time_text(found.created_at)),
             ("started", time_text(found.started_at)),
             ("finished", time_text(found.finished_at)),
-            *((f"config.{name}", value) for name, value in to_plain(found.config).items()),
+            *_flat(to_plain(found.config), "config"),
         ]
     )
 
@@ -125,6 +126,15 @@ def logs(
             else:
                 level = short_name(LogLevel.DESCRIPTOR, event.log.level).upper()
                 typer.echo(f"{event.created_at.ToJsonString()} {level:7} {event.log.message}")
+
+
+def _flat(values: dict[str, Any], path: str) -> Iterator[tuple[str, object]]:
+    """Nested settings one a line, by their paths; what is left to the server or empty is left out."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}.{name}")
+        elif value not in ("unspecified", []):
+            yield f"{path}.{name}", ", ".join(value) if isinstance(value, list) else value
 
 
 def _status(job: TrainingJob) -> str:

@@ -90,4 +90,5 @@ def _category(model: Model) -> str:
 def _weights(model: Model) -> str:
     if model.WhichOneof("weights") == "hub":
         return f"{model.hub.repo_id}@{model.hub.revision[:8]} on the hub, fetched at first use"
-    return f"{bytes_text(model.size_bytes)} in {len(model.stored.files)} files"
+    count = len(model.stored.files)
+    return f"{bytes_text(model.size_bytes)} in {count} file{'s' if count > 1 else ''}"

@@ -15,7 +15,7 @@ from atelier.trainer.v1.training_pb2 import (
     TrainingJob,
 )
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.progress import TaskID as Task
 
 from atelier_client.cli.session import err, out
@@ -64,6 +64,7 @@ def watch_job(
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
+        TaskProgressColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
     )
