@@ -36,7 +36,8 @@ class Devices:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROBE, stdout=pipe, stderr=pipe)
         try:
-            output, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                output, errors = await process.communicate()
         except TimeoutError:
             output, errors = b"", b"the probe took too long"
         finally:

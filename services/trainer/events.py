@@ -44,6 +44,14 @@ class _Feed(Generic[Message]):
         self.woken = time.monotonic()
         self.changed = asyncio.Event()
         self.error: AtelierError | None = None
+        self.early: list[tuple[list[Seen[Message]], Head]] | None = []
+        """What was published before the feed knew where the job stands; None from then on."""
+
+    def open(self, start: int, recent: list[Seen[Message]], head: Head) -> None:
+        """Begins with the events after `start` as the store had them, then what has been published since."""
+        early, self.early, self.last = self.early or [], None, start
+        for seen, at in [(recent, head), *early]:
+            self.push(seen, at)
 
     def after(self, position: int) -> list[Seen[Message]] | None:
         """The events after `position`; None where they reach further back than the ring."""
@@ -56,6 +64,9 @@ class _Feed(Generic[Message]):
 
     def push(self, seen: list[Seen[Message]], head: Head) -> None:
         """Adds events in order. Those that came before are left out; after a gap the ring starts anew."""
+        if self.early is not None:
+            self.early.append((seen, head))
+            return
         if head.last_sequence < self.last:
             return
         for each in seen:
@@ -161,13 +172,15 @@ class Events(Generic[Message]):
         """Tells a new feed, and those who joined it meanwhile, where the job stands."""
         try:
             head = (await self._store.heads([job_id])).get(job_id)
-        except Unavailable as error:
-            feed.error = error
-        else:
             if head is None:
                 feed.error = NotFound("training job", job_id)
             else:
-                feed.push([], head)
+                # One read for all who come together, late or not.
+                start = max(0, head.last_sequence - RING)
+                recent = await self._store.list_events(job_id, after=start, limit=RING)
+                feed.open(start, self._converted(recent, head.status), head)
+        except Unavailable as error:
+            feed.error = error
         feed.wake()
 
     async def _poll(self) -> None:

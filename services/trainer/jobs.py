@@ -60,8 +60,8 @@ class Jobs:
     async def create(self, order: Order) -> Job:
         """Checks the order, pins a snapshot of the dataset and stores the job, every default filled in.
 
-        Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of images, or the
-        base model cannot be trained; InvalidArgument: DreamBooth without its prompts; Unavailable: the Catalog.
+        Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of images, or
+        the base model cannot be trained; InvalidArgument: DreamBooth without its prompts; Unavailable: the Catalog.
         """
         job = await self._store.find_request(order.request_id) if order.request_id else None
         if job is None:

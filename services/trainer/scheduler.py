@@ -55,6 +55,7 @@ class _Attempt:
     lines: int = 0
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     last_line: str = ""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     task: asyncio.Task[None] | None = None
 
 
@@ -91,6 +92,7 @@ class Scheduler:
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        workers.before_last_word = self.flush
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="scheduler")
@@ -98,6 +100,11 @@ class Scheduler:
     def wake(self) -> None:
         """Something has changed in this process: look at once and not at the next poll."""
         self._awake.set()
+
+    async def flush(self, job_id: str) -> None:
+        """Stores what the job's worker has printed so far: once the job has ended, nothing is added to its events."""
+        if attempt := self._attempts.get(job_id):
+            await self._stored(self._read(attempt, ended=False))
 
     async def stop(self, grace_seconds: float) -> None:
         """Stops the workers, within `grace_seconds`, and puts their jobs back into the queue."""
@@ -125,8 +132,10 @@ class Scheduler:
                 self._log.warning("the queue is out of reach", error=error.message)
             except Exception as error:  # one bad job must not stop the queue
                 self._log.error("the scheduler met an error; it goes on", exc_info=error)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation that comes together with the event.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), self._poll_seconds)
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._awake.wait()
 
     async def _look(self) -> None:
         training = 0
@@ -221,6 +230,10 @@ class Scheduler:
         return True
 
     async def _read(self, attempt: _Attempt, *, ended: bool) -> None:
+        async with attempt.reading:
+            await self._read_on(attempt, ended=ended)
+
+    async def _read_on(self, attempt: _Attempt, *, ended: bool) -> None:
         while True:
             lines, offset = await asyncio.to_thread(attempt.worker.read_output, attempt.offset, ended=ended)
             if offset == attempt.offset:

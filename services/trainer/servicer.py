@@ -43,6 +43,14 @@ class Capabilities:
     heartbeat_seconds: float
 
 
+def version() -> str:
+    """The installed distribution's version; "source" where the code runs without being installed."""
+    try:
+        return importlib.metadata.version("atelier")
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
+
+
 class TrainerServicer(TrainerServiceServicer):
     """For clients."""
 
@@ -71,7 +79,7 @@ class TrainerServicer(TrainerServiceServicer):
             devices=[convert.DEVICES[device] for device in await self._devices.available()],
             defaults=convert.config_to_proto(defaults),
             max_running_jobs=self._capabilities.max_running_jobs,
-            version=importlib.metadata.version("atelier"),
+            version=version(),
         )
 
     async def CreateTrainingJob(

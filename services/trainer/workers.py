@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -86,6 +86,8 @@ class Workers:
         self._on_trained = on_trained
         self._lease_seconds = lease_seconds
         self._sessions: dict[str, _Session] = {}
+        self.before_last_word: Callable[[str], Awaitable[None]] | None = None
+        """Called with a job's id before its worker's last word is stored."""
 
     def cancel(self, job_id: str) -> None:
         """Tells the job's worker to stop, if it is attached here; again is no harm."""
@@ -96,7 +98,8 @@ class Workers:
         """Returns once the job has no attached worker, so that all it said is stored, or after the timeout."""
         if session := self._sessions.get(job_id):
             with suppress(TimeoutError):
-                await asyncio.wait_for(session.closed.wait(), timeout_seconds)
+                async with asyncio.timeout(timeout_seconds):
+                    await session.closed.wait()
 
     async def attach(
         self, job_id: str, token: str, messages: AsyncIterator[Message]
@@ -175,6 +178,8 @@ class Workers:
         words = [index for index, report in enumerate(reports) if isinstance(report, domain.LAST_WORDS)]
         if words:
             reports = reports[: words[0] + 1]
+            if self.before_last_word:
+                await self.before_last_word(session.job_id)
         stored = await self._store.append_reports(
             session.job_id, session.token, first=batch[0].number, reports=reports, lease_seconds=self._lease_seconds
         )

@@ -50,9 +50,9 @@ progresses = st.builds(
     domain.Progress,
     **{name: st.integers(0, 2**40) for name in ("step", "total_steps", "epoch", "total_epochs")},
     **{name: st.integers(0, 2**62) for name in ("elapsed_millis", "remaining_millis", "memory_bytes")},
-    **{name: numbers for name in ("loss", "smoothed_loss", "learning_rate", "images_per_second", "grad_norm")},
+    **dict.fromkeys(("loss", "smoothed_loss", "learning_rate", "images_per_second", "grad_norm"), numbers),
 )
-files = st.builds(domain.ModelFile, st.text(max_size=9), st.text(max_size=9), st.integers(0, 2**60)).map(lambda each: (each,))
+files = st.tuples(st.builds(domain.ModelFile, st.text(max_size=9), st.text(max_size=9), st.integers(0, 2**60)))
 times = st.datetimes(timezones=st.just(UTC))
 
 

@@ -1,8 +1,9 @@
-"""One suite over SQLite and Postgres: jobs move legally, events are numbered without a gap, one of several racers wins."""
+"""One suite over SQLite and Postgres: jobs move legally, events have no gap, one of several racers wins."""
 
 import asyncio
 import uuid
 from datetime import UTC, datetime
+from itertools import chain
 
 import pytest
 
@@ -29,7 +30,9 @@ async def running(store: Store, token: str = TOKEN, lease_seconds: float = 60) -
     return moved.job
 
 
-async def report(store: Store, job: domain.Job, first: int, *reports: domain.Report, token: str = TOKEN) -> domain.Appended | None:
+async def report(
+    store: Store, job: domain.Job, first: int, *reports: domain.Report, token: str = TOKEN
+) -> domain.Appended | None:
     return await store.append_reports(job.id, token, first=first, reports=reports, lease_seconds=60)
 
 
@@ -103,7 +106,7 @@ async def test_of_many_claimers_each_gets_another_job_and_none_is_lost(store: St
     waiting = {(await queued(store)).id for _ in range(6)}
 
     async def claim_all(owner: str) -> list[str]:
-        got = []
+        got: list[str] = []
         while moved := await store.claim(owner=owner, token=f"{owner}{len(got)}", lease_seconds=60):
             got.append(moved.job.id)
         return got
@@ -111,7 +114,7 @@ async def test_of_many_claimers_each_gets_another_job_and_none_is_lost(store: St
     claimed: list[str] = []
     # A claimer that finds the head of the queue locked by another may come away empty; the scheduler asks again.
     while len(claimed) < len(waiting):
-        claimed += sum(await asyncio.gather(*(claim_all(name) for name in "abc")), [])
+        claimed += chain.from_iterable(await asyncio.gather(*(claim_all(name) for name in "abc")))
     assert sorted(claimed) == sorted(waiting)
 
 
@@ -227,7 +230,9 @@ async def test_a_registering_job_is_too_late_to_cancel(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("asked", "status"), [(False, JobStatus.FAILED), (True, JobStatus.CANCELLED)])
-async def test_a_lost_worker_fails_its_job_unless_it_was_cancelled(store: Store, asked: bool, status: JobStatus) -> None:
+async def test_a_lost_worker_fails_its_job_unless_it_was_cancelled(
+    store: Store, asked: bool, status: JobStatus
+) -> None:
     job = await running(store)
     if asked:
         await store.request_cancel(job.id)
@@ -275,5 +280,6 @@ async def test_events_are_read_by_number_kind_and_step(store: Store) -> None:
     assert [event.sequence for event in await store.list_events(job.id, after=2, limit=2)] == [3, 4]
     assert [event.body for event in await store.list_events(job.id, kind="log")] == [log()]
     assert await store.curve(job.id) == [(step + 2, step, 1 / step) for step in range(1, 5)]
-    assert [event.body for event in await store.events_at(job.id, [4, 6])] == [progress(2, loss=1 / 2), progress(4, loss=1 / 4)]
+    chosen = [event.body for event in await store.events_at(job.id, [4, 6])]
+    assert chosen == [progress(2, loss=1 / 2), progress(4, loss=1 / 4)]
     assert (await store.heads([job.id]))[job.id].last_sequence == 7

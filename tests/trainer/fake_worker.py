@@ -1,0 +1,158 @@
+"""A worker that learns nothing: it speaks the real Attach protocol from a process of its own, and does what it is told.
+
+The environment variable FAKE_WORKER is JSON: steps, step_seconds, samples and checkpoints (steps at which), prints
+(lines), die_at (a step, then SIGKILL), fail_at (a step, then a failure report), crash (a message, then exit code 3),
+deaf (goes on when told to stop), silent (says nothing after its assignment), weights (the text that it "learnt").
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from atelier.catalog.v1 import model_pb2
+from atelier.trainer.v1 import training_pb2 as tr
+from atelier.trainer.v1 import worker_service_pb2 as pb
+from atelier.trainer.v1.worker_service_pb2_grpc import WorkerServiceStub
+
+from services.common.blobs import open_blobs
+from services.common.clients import open_channel
+
+GIVE_UP_SECONDS = 30.0
+OVER = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND)
+
+
+class Worker:
+    def __init__(self, script: dict[str, Any]) -> None:
+        self.script = script
+        self.reports: list[pb.WorkerReport] = []
+        self.acked = 0
+        self.changed = asyncio.Event()
+        self.assigned = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.blobs = open_blobs(os.environ["ATELIER_WORKER_BLOB_URL"])
+
+    def report(self, **what: Any) -> None:
+        self.reports.append(pb.WorkerReport(number=len(self.reports) + 1, **what))
+        self.changed.set()
+
+    def files(self) -> list[model_pb2.ModelFile]:
+        data = self.script.get("weights", "weights").encode()
+        digest = self.blobs.put(data)
+        return [model_pb2.ModelFile(path="pytorch_lora_weights.safetensors", sha256=digest, size_bytes=len(data))]
+
+    async def train(self) -> None:
+        await self.assigned.wait()
+        if self.script.get("silent"):
+            await asyncio.sleep(GIVE_UP_SECONDS)
+        for line in self.script.get("prints", ()):
+            print(line, flush=True)  # noqa: T201  # what is tested
+        if "crash" in self.script:
+            raise RuntimeError(self.script["crash"])
+        self.report(loading=tr.LoadingEvent(stage=tr.LOADING_STAGE_LOADING_MODEL))
+        self.report(log=tr.LogEvent(level=tr.LOG_LEVEL_INFO, message="the model is loaded"))
+        steps, started = self.script.get("steps", 3), time.monotonic()
+        for step in range(1, steps + 1):
+            await asyncio.sleep(self.script.get("step_seconds", 0.0))
+            if self.cancelled.is_set() and not self.script.get("deaf"):
+                self.report(cancelled=tr.CancelledEvent())
+                return
+            elapsed = int((time.monotonic() - started) * 1e3)
+            self.report(
+                step=tr.StepProgress(
+                    step=step, total_steps=steps, epoch=1, total_epochs=1, loss=1 / step, smoothed_loss=1 / step,
+                    learning_rate=1e-4, images_per_second=40.0, elapsed_millis=elapsed, memory_bytes=1 << 28,
+                )
+            )  # fmt: skip
+            if step in self.script.get("samples", ()):
+                digest = self.blobs.put(f"picture {step}".encode())
+                self.report(sample=tr.SampleEvent(step=step, prompt="an apple", sha256=digest, width=64, height=64))
+            if step in self.script.get("checkpoints", ()):
+                saved = tr.Checkpoint(step=step, size_bytes=7, smoothed_loss=1 / step)
+                saved.created_at.GetCurrentTime()
+                self.report(checkpoint=pb.StoredCheckpoint(checkpoint=saved, files=self.files()))
+            if step == self.script.get("die_at"):
+                while self.acked < len(self.reports):  # noqa: ASYNC110  # a few times in one test
+                    await asyncio.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if step == self.script.get("fail_at"):
+                self.report(failed=tr.JobFailure(reason="OUT_OF_MEMORY", message="no memory left"))
+                return
+        layout = model_pb2.WEIGHTS_LAYOUT_LORA
+        self.report(trained=pb.TrainedWeights(step=steps, layout=layout, files=self.files()))
+
+    async def requests(self, last: int) -> AsyncIterator[pb.AttachRequest]:
+        while True:
+            self.changed.clear()
+            for report in self.reports[last:]:
+                yield pb.AttachRequest(report=report)
+                last = report.number
+            try:
+                await asyncio.wait_for(self.changed.wait(), 0.2)
+            except TimeoutError:
+                if not self.script.get("silent"):
+                    yield pb.AttachRequest(heartbeat=pb.WorkerHeartbeat())
+
+    async def attach_once(self) -> None:
+        async with open_channel(os.environ["ATELIER_WORKER_TRAINER_ADDRESS"]) as channel:
+            call = WorkerServiceStub(channel).Attach()
+            hello = pb.WorkerHello(job_id=os.environ["ATELIER_WORKER_JOB_ID"], token=os.environ["ATELIER_WORKER_TOKEN"])
+            await call.write(pb.AttachRequest(hello=hello))
+            sender: asyncio.Task[None] | None = None
+
+            async def send(last: int) -> None:
+                async for request in self.requests(last):
+                    await call.write(request)
+
+            try:
+                async for response in call:
+                    match response.WhichOneof("command"):
+                        case "assignment":
+                            assert response.assignment.base_models, "the base model comes with the assignment"
+                            self.acked = response.assignment.last_report
+                            self.assigned.set()
+                            sender = asyncio.create_task(send(self.acked))
+                        case "ack":
+                            self.acked = response.ack.number
+                        case "cancel":
+                            self.cancelled.set()
+            finally:
+                if sender:
+                    sender.cancel()
+                    await asyncio.gather(sender, return_exceptions=True)
+
+    def over(self) -> bool:
+        last = self.reports[-1].WhichOneof("report") if self.reports else ""
+        return last in ("trained", "failed", "cancelled") and self.acked >= len(self.reports)
+
+    async def talk(self) -> None:
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        while not self.over():
+            try:
+                await self.attach_once()
+            except grpc.aio.AioRpcError as error:
+                if error.code() in OVER:
+                    sys.exit(4)
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.05)
+
+
+async def main() -> None:
+    worker = Worker(json.loads(os.environ.get("FAKE_WORKER", "{}")))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.train())
+        await worker.talk()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except BaseExceptionGroup as error:
+        print(error.exceptions[0], file=sys.stderr, flush=True)  # noqa: T201  # what is tested
+        sys.exit(3)
