@@ -39,7 +39,7 @@ Command = Callable[..., Result]
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the services get beside the usual: the tiny pipeline instead of the shipped starter model."""
     folder = make_tiny_pipeline(tmp_path_factory.mktemp("starter"))
-    return {"ATELIER_CATALOG_STARTER_MODEL_DIR": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    return {"ATELIER_CATALOG_STARTER_MODEL_DIR": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
