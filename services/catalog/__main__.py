@@ -12,7 +12,7 @@ from atelier.catalog.v1.catalog_service_pb2_grpc import add_CatalogServiceServic
 from services.catalog.config import CatalogSettings
 from services.catalog.model_store import ModelStore
 from services.catalog.servicer import CatalogServicer
-from services.catalog.store import Store
+from services.catalog.store import Store, Transactions
 from services.catalog.trainer import unfinished_jobs
 from services.common.blobs import open_blobs
 from services.common.clients import open_channel
@@ -30,13 +30,14 @@ async def build(settings: CatalogSettings) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
         engine = await open_database(settings.sqlite_or("catalog"), schema="catalog", migrations=MIGRATIONS)
         stack.push_async_callback(engine.dispose)
+        transactions = Transactions(engine)
         threads = stack.enter_context(ThreadPoolExecutor(max(4, (os.cpu_count() or 1) + 2), "images"))
         jobs_of = None
         if settings.trainer_address:
             jobs_of = unfinished_jobs(await stack.enter_async_context(open_channel(settings.trainer_address)))
         servicer = CatalogServicer(
-            store=Store(engine),
-            models=ModelStore(engine),
+            store=Store(transactions),
+            models=ModelStore(transactions),
             blobs=open_blobs(settings.blob_store_url()),
             threads=threads,
             starter_model_dir=settings.starter_model_dir,

@@ -1,6 +1,8 @@
 """Images into datasets and out again."""
 
 import asyncio
+import hashlib
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -24,17 +26,23 @@ class Refused:
     rule: str
 
 
-def prepare(blobs: BlobStore, filename: str, caption: str, data: bytes) -> NewImage | Refused:
-    """Inspects a file and stores its bytes. Blocks: it decodes the image and waits for the disk."""
+def prepare(blobs: BlobStore, filename: str, caption: str, data: bytes, *, sha256: str = "") -> NewImage | Refused:
+    """Inspects a file and stores its bytes. Blocks: it decodes the image and waits for the disk.
+
+    `sha256` is the digest that was announced, or empty.
+    """
     if rule := domain.filename_rule(filename):
         return Refused(filename, "BAD_FILENAME", rule)
     if rule := domain.text_rule(caption, domain.MAX_CAPTION):
         return Refused(filename, "BAD_CAPTION", rule)
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 and sha256.lower() != digest:
+        return Refused(filename, "DIGEST_MISMATCH", f"the bytes have the SHA-256 {digest}, not the announced one")
     try:
         info = pictures.inspect(data)
     except PictureRefused as error:
         return Refused(filename, error.reason, error.rule)
-    digest = blobs.put(data)
+    blobs.put(data, digest=digest)
     return NewImage(filename, caption, digest, ImageFormat(info.format), info.width, info.height, len(data))
 
 
@@ -58,13 +66,17 @@ async def upload_image(
         fields = {"BAD_FILENAME": "filename", "BAD_CAPTION": "caption"}
         field = fields.get(prepared.reason, "content")
         raise InvalidArgument(prepared.rule, field=field, reason=prepared.reason)
-    added, repeated = await store.add_images(dataset_id, [prepared], request_id=request_id)
-    if added:
-        return added[0]
-    if request_id is not None and (first := await store.image_by_request(request_id)) is not None:
-        return first
-    there = repeated[0]
-    raise AlreadyExists("image", there.id, f"dataset {dataset_id} has these bytes already, as {there.filename!r}")
+    image, ours = await store.add_image(dataset_id, prepared, request_id=request_id)
+    if not ours:
+        message = f"dataset {dataset_id} has these bytes already, as {image.filename!r}"
+        raise AlreadyExists("image", image.id, message)
+    return image
+
+
+async def find_images(store: Store, blobs: BlobStore, dataset_id: int, digests: Iterable[str]) -> list[str]:
+    """Which of `digests` need not be sent: the dataset has them and their bytes are there. Raises NotFound."""
+    found = await store.find_images(dataset_id, digests)
+    return await asyncio.to_thread(lambda: [digest for digest in found if blobs.exists(digest)])
 
 
 async def update_caption(store: Store, image_id: int, caption: str) -> Image:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.catalog.domain import Model, ModelCategory, ModelFamily, ModelFile, ModelType, NewModel, StoredWeights
 from services.catalog.store import Transactions
@@ -20,20 +20,22 @@ MAX_LINEAGE = 32
 class ModelStore:
     """Models and the list of their files, in the Catalog's database."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._db = Transactions(engine)
+    def __init__(self, transactions: Transactions) -> None:
+        self._db = transactions
 
     async def register(self, model: NewModel, *, request_id: str | None = None) -> Model:
         """Adds a model, once: the same `job_id` or `request_id` again gives the first. Raises NotFound for its base."""
         async with self._db.begin() as connection:
             id = await self._insert(connection, model, request_id=request_id)
             if id is None:
-                first = sa.or_(
-                    sa.and_(models.c.job_id.is_not(None), models.c.job_id == (model.job_id or None)),
-                    sa.and_(models.c.request_id.is_not(None), models.c.request_id == request_id),
-                )
-                id = (await connection.execute(sa.select(models.c.id).where(first).limit(1))).scalar_one()
+                id = (await connection.execute(_made_by(model.job_id, request_id))).scalar_one()
             return await self._one(connection, id)
+
+    async def registered(self, *, job_id: str, request_id: str | None) -> Model | None:
+        """The model that this job or request has made before."""
+        async with self._db.read() as connection:
+            id = (await connection.execute(_made_by(job_id, request_id))).scalar_one_or_none()
+            return None if id is None else await self._one(connection, id)
 
     async def seed(self, id: int, model: NewModel) -> bool:
         """Adds a model under a fixed id, unless one has it. Returns whether this call added it."""
@@ -154,6 +156,13 @@ class ModelStore:
         for row in await connection.execute(query.order_by(model_files.c.path)):
             files[row.model_id].append(ModelFile(row.path, row.sha256, row.size_bytes))
         return [model_from_row(row, tuple(files[row.id])) for row in rows]
+
+
+def _made_by(job_id: str, request_id: str | None) -> sa.Select[int]:
+    """The id of the model of a job or a request, each of which makes one at most; the job's where they differ."""
+    by_job = models.c.job_id == job_id if job_id else sa.false()
+    by_request = models.c.request_id == request_id if request_id else sa.false()
+    return sa.select(models.c.id).where(sa.or_(by_job, by_request)).order_by(sa.case((by_job, 0), else_=1)).limit(1)
 
 
 def _has_children(model_id: int) -> FailedPrecondition:

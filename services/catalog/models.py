@@ -1,10 +1,12 @@
 """What may be done with models."""
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from services.catalog import domain
-from services.catalog.domain import Lineage, Model, ModelType, NewModel, StoredWeights
+from services.catalog.domain import HubWeights, Lineage, Model, ModelType, NewModel, StoredWeights
 from services.catalog.model_store import ModelStore
 from services.catalog.store import Store
 from services.common.blobs import BlobStore
@@ -12,31 +14,56 @@ from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 
 MAX_TRIGGER_WORDS = 50
 MAX_TRIGGER_WORD = 100
+MAX_LICENSE = 100
 
 
 async def register_model(
     models: ModelStore, blobs: BlobStore, new: NewModel, *, request_id: str | None = None
 ) -> Model:
     """Raises InvalidArgument, NotFound (its base) and FailedPrecondition (another family, files that are not there)."""
-    if rule := domain.name_rule(new.name):
-        raise InvalidArgument(rule, field="name")
-    if new.type is not ModelType.BASE_MODEL:
-        if new.base_model_id is None:
-            raise InvalidArgument(f"must be set for a {new.type.value}", field="base_model_id")
-        base = await models.get(new.base_model_id)
-        if base.family is not new.family:
-            message = f"a {new.family.value} model cannot have the {base.family.value} model {base.name!r} as its base"
-            raise FailedPrecondition(message, reason="FAMILY_MISMATCH")
+    if (first := await models.registered(job_id=new.job_id, request_id=request_id)) is not None:
+        return first  # whatever has changed since
+    rules = {
+        "name": domain.name_rule(new.name),
+        "description": domain.text_rule(new.description, domain.MAX_DESCRIPTION),
+        "license": domain.text_rule(new.license, MAX_LICENSE),
+        "trigger_words": _words_rule(new.trigger_words),
+        "stored.files": _paths_rule(new.weights),
+    }
+    if new.type is not ModelType.BASE_MODEL and new.base_model_id is None:
+        rules["base_model_id"] = f"must be set for a {new.type.value}"
+    if new.type is ModelType.BASE_MODEL and new.base_model_id is not None:
+        rules["base_model_id"] = "must not be set for a base_model"
+    if broken := {field: rule for field, rule in rules.items() if rule is not None}:
+        raise InvalidArgument.of(broken)
+    if new.base_model_id is not None:
+        await _check_base(models, new, new.base_model_id)
     if isinstance(new.weights, StoredWeights):
-        _check_paths(new.weights)
         await asyncio.to_thread(_check_stored, blobs, new.weights)
     return await models.register(new, request_id=request_id)
 
 
-def _check_paths(weights: StoredWeights) -> None:
-    paths = [file.path for file in weights.files]
-    if repeated := {path for path in paths if paths.count(path) > 1}:
-        raise InvalidArgument(f"names {sorted(repeated)[0]!r} twice", field="stored.files")
+async def _check_base(models: ModelStore, new: NewModel, base_model_id: int) -> None:
+    base = await models.get(base_model_id)
+    if base.family is not new.family:
+        message = f"a {new.family.value} model cannot have the {base.family.value} model {base.name!r} as its base"
+        raise FailedPrecondition(message, reason="FAMILY_MISMATCH")
+
+
+def _paths_rule(weights: StoredWeights | HubWeights) -> str | None:
+    """The rule that the files' paths break together: each is one file, in folders that are no files."""
+    if isinstance(weights, HubWeights):
+        return None
+    seen: set[str] = set()
+    for file in weights.files:
+        if file.path in seen:
+            return f"names {file.path!r} twice"
+        seen.add(file.path)
+    for path in sorted(seen):
+        for parent in PurePosixPath(path).parents:
+            if parent.as_posix() in seen:
+                return f"has {parent.as_posix()!r} both as a file and as a folder"
+    return None
 
 
 def _check_stored(blobs: BlobStore, weights: StoredWeights) -> None:
@@ -61,11 +88,11 @@ async def update_model(models: ModelStore, model_id: int, changes: dict[str, Any
     return await models.update(model_id, changes)
 
 
-def _words_rule(words: list[str]) -> str | None:
+def _words_rule(words: Sequence[str]) -> str | None:
     if len(words) > MAX_TRIGGER_WORDS:
         return f"has {len(words)} words; {MAX_TRIGGER_WORDS} is the limit"
     if any(not word or domain.text_rule(word, MAX_TRIGGER_WORD) for word in words):
-        return f"must have 1 to {MAX_TRIGGER_WORD} characters each"
+        return f"must have 1 to {MAX_TRIGGER_WORD} characters each, and no NUL"
     return None
 
 

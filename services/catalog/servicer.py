@@ -35,6 +35,7 @@ from services.common.paging import decode_token, encode_token, page_size
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SNAPSHOT_PAGE = 500
+MAX_ID = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ class CatalogServicer(CatalogServiceServicer):
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         limit = page_size(request.page_size)
         found, total = await self.store.list_datasets(
-            after=_after(request.page_token),
+            after=_after("datasets", request.page_token),
             limit=limit + 1,
             type=enum_from_proto(domain.DatasetType, request.type),
-            name=request.name,
+            name=_exact(request.name),
         )
-        page, token = _page(found, limit)
+        page, token = _page("datasets", found, limit)
         return pb.ListDatasetsResponse(
             datasets=[dataset_to_proto(dataset) for dataset in page], next_page_token=token, total_size=total
         )
@@ -142,13 +143,14 @@ class CatalogServicer(CatalogServiceServicer):
         )
 
     async def FindImages(self, request: pb.FindImagesRequest, context: Context) -> pb.FindImagesResponse:
-        return pb.FindImagesResponse(present=await self.store.find_images(request.dataset_id, request.sha256))
+        present = await images.find_images(self.store, self.blobs, request.dataset_id, request.sha256)
+        return pb.FindImagesResponse(present=present)
 
     async def ListImages(self, request: pb.ListImagesRequest, context: Context) -> pb.ListImagesResponse:
         limit = page_size(request.page_size)
-        after = _after(request.page_token)
+        after = _after("images", request.page_token)
         found, total = await self.store.list_images(request.dataset_id, after=after, limit=limit + 1)
-        page, token = _page(found, limit)
+        page, token = _page("images", found, limit)
         return pb.ListImagesResponse(
             images=[image_to_proto(image) for image in page], next_page_token=token, total_size=total
         )
@@ -189,16 +191,16 @@ class CatalogServicer(CatalogServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         limit = page_size(request.page_size)
         found, total = await self.models.find(
-            after=_after(request.page_token),
+            after=_after("models", request.page_token),
             limit=limit + 1,
             category=enum_from_proto(domain.ModelCategory, request.category),
             type=enum_from_proto(domain.ModelType, request.type),
             family=enum_from_proto(domain.ModelFamily, request.family),
             is_active=request.is_active if request.HasField("is_active") else None,
-            name=request.name,
+            name=_exact(request.name),
             base_model_id=request.base_model_id if request.HasField("base_model_id") else None,
         )
-        page, token = _page(found, limit)
+        page, token = _page("models", found, limit)
         return pb.ListModelsResponse(
             models=[model_to_proto(model) for model in page], next_page_token=token, total_size=total
         )
@@ -253,16 +255,29 @@ async def _parts(requests: AsyncIterator[pb.UploadImagesRequest]) -> AsyncIterat
                 raise InvalidArgument("comes once, first on the stream", field="start")
 
 
-def _after(page_token: str) -> int:
-    parts = decode_token(page_token, int)
-    return int(parts[0]) if parts else 0
+def _after(listing: str, page_token: str) -> int:
+    """The last id of the page before. Raises InvalidArgument for a token of another listing."""
+    parts = decode_token(page_token, str, int)
+    if parts is None:
+        return 0
+    of, last = parts
+    if of != listing or not 0 < int(last) <= MAX_ID:
+        raise InvalidArgument(f"is not a token of a list of {listing}", field="page_token")
+    return int(last)
 
 
-def _page(found: list[Any], limit: int) -> tuple[list[Any], str]:
+def _page(listing: str, found: list[Any], limit: int) -> tuple[list[Any], str]:
     """The page of `found`, which has one more than fits where there is a next page; and that page's token."""
     if len(found) <= limit:
         return found, ""
-    return found[:limit], encode_token(found[limit - 1].id)
+    return found[:limit], encode_token(listing, found[limit - 1].id)
+
+
+def _exact(name: str) -> str:
+    """A name to look for. Raises InvalidArgument for one that nothing can have and no database takes."""
+    if rule := domain.text_rule(name, domain.MAX_NAME):
+        raise InvalidArgument(rule, field="name")
+    return name
 
 
 def _masked(message: dataset_pb2.Dataset | Any, mask: FieldMask) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What the Catalog remembers of datasets, images and snapshots. `model_store` has the models."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from services.catalog.tables import (
     dataset_from_row,
     datasets,
     image_from_row,
+    image_to_row,
     images,
     item_from_row,
     snapshot_from_row,
@@ -34,11 +36,14 @@ class Transactions:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        # SQLite has one writer at a time, and those who wait for its lock poll with growing pauses; here they queue.
+        self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes. On SQLite its first statement has to be a write, which takes the lock."""
         with database_errors(WHOSE):
-            async with self._engine.begin() as connection:
+            async with self._turn, self._engine.begin() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -51,8 +56,8 @@ class Transactions:
 class Store:
     """Datasets, images and snapshots in one database, SQLite or Postgres."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._db = Transactions(engine)
+    def __init__(self, transactions: Transactions) -> None:
+        self._db = transactions
 
     # --- datasets ---
 
@@ -118,10 +123,21 @@ class Store:
         count = sa.select(sa.func.count()).select_from(images).where(of_it).scalar_subquery()
         size = sa.select(sa.func.coalesce(sa.func.sum(images.c.size_bytes), 0)).where(of_it).scalar_subquery()
         async with self._db.begin() as connection:
+            # Locked first, counted in a second statement: Postgres would count what it saw before it waited.
+            await self._lock(connection, dataset_id)
             await connection.execute(
                 sa.update(datasets).where(datasets.c.id == dataset_id).values(num_items=count, size_bytes=size)
             )
             return await self._dataset(connection, dataset_id)
+
+    async def _lock(self, connection: AsyncConnection, dataset_id: int) -> None:
+        """Takes the dataset's row before its images', so that all who change them take turns and none deadlocks.
+
+        Raises NotFound.
+        """
+        touch = sa.update(datasets).where(datasets.c.id == dataset_id).values(updated_at=datasets.c.updated_at)
+        if not (await connection.execute(touch)).rowcount:
+            raise NotFound("dataset", dataset_id)
 
     async def _dataset(self, connection: AsyncConnection, dataset_id: int) -> Dataset:
         query = sa.select(datasets, cover_image_id).where(datasets.c.id == dataset_id)
@@ -132,41 +148,54 @@ class Store:
 
     # --- images ---
 
-    async def add_images(
-        self, dataset_id: int, new: Sequence[NewImage], *, request_id: str | None = None
-    ) -> tuple[list[Image], list[Image]]:
-        """Adds images in one transaction. Returns those added, and those whose bytes the dataset had already.
+    async def add_images(self, dataset_id: int, new: Sequence[NewImage]) -> list[tuple[Image, bool]]:
+        """Adds images in one transaction. Raises NotFound.
 
-        Both follow the order of `new`; what stands in it twice is added once. Raises NotFound.
+        Returns for each of `new` the image that has its bytes in the dataset, and whether this call added it: what
+        stands in `new` twice is added once.
         """
-        moment = now()
-        values = [
-            {**asdict(image), "format": image.format.value, "dataset_id": dataset_id, "request_id": request_id}
-            | {"created_at": moment}
-            for image in {image.sha256: image for image in new[::-1]}.values()
-        ]
+        first: dict[str, NewImage] = {}
+        for image in new:
+            first.setdefault(image.sha256, image)
         async with self._db.begin() as connection:
-            if not values:
-                await self._dataset(connection, dataset_id)
-                return [], []
-            # The dataset's row is written first, so that uploads to one dataset take turns and none deadlocks.
-            touched = await connection.execute(
-                sa.update(datasets).where(datasets.c.id == dataset_id).values(updated_at=moment)
-            )
-            if not touched.rowcount:
-                raise NotFound("dataset", dataset_id)
-            insert = insert_or_ignore(images, connection.dialect).returning(images)
-            added = {row.sha256: image_from_row(row) for row in await connection.execute(insert, values[::-1])}
-            if added:
-                await connection.execute(_grow(dataset_id, added.values()))
-            first = {image.sha256: image for image in reversed(new)}
-            repeated = [image for image in new if image.sha256 not in added or image is not first[image.sha256]]
+            await self._lock(connection, dataset_id)
+            added = await self._insert(connection, dataset_id, list(first.values()))
             there = dict(added)
-            if missing := {image.sha256 for image in repeated} - set(there):
+            if missing := first.keys() - added.keys():
                 query = sa.select(images).where(images.c.dataset_id == dataset_id, images.c.sha256.in_(missing))
                 there |= {row.sha256: image_from_row(row) for row in await connection.execute(query)}
-        fresh = [added[image.sha256] for image in new if image.sha256 in added and image is first[image.sha256]]
-        return fresh, [there[image.sha256] for image in repeated if image.sha256 in there]
+        return [(there[image.sha256], image.sha256 in added and image is first[image.sha256]) for image in new]
+
+    async def add_image(self, dataset_id: int, new: NewImage, *, request_id: str | None = None) -> tuple[Image, bool]:
+        """Adds one image, once for each `request_id`. Raises NotFound.
+
+        Returns the image, and whether this request added it: False means that the dataset has its bytes already.
+        """
+        its_bytes = sa.and_(images.c.dataset_id == dataset_id, images.c.sha256 == new.sha256)
+        async with self._db.begin() as connection:
+            await self._lock(connection, dataset_id)
+            added = await self._insert(connection, dataset_id, [new], request_id=request_id)
+            if added:
+                return added[new.sha256], True
+            if request_id is not None:
+                query = sa.select(images).where(images.c.request_id == request_id)
+                if (row := (await connection.execute(query)).one_or_none()) is not None:
+                    return image_from_row(row), True
+            return image_from_row((await connection.execute(sa.select(images).where(its_bytes))).one()), False
+
+    async def _insert(
+        self, connection: AsyncConnection, dataset_id: int, new: Sequence[NewImage], *, request_id: str | None = None
+    ) -> dict[str, Image]:
+        """Adds what breaks no unique constraint, and counts it. Returns what was added, by digest."""
+        if not new:
+            return {}
+        shared = {"dataset_id": dataset_id, "request_id": request_id, "created_at": now()}
+        values = [{**image_to_row(image), **shared} for image in new]
+        insert = insert_or_ignore(images, connection.dialect).returning(images)
+        added = {row.sha256: image_from_row(row) for row in await connection.execute(insert, values)}
+        if added:
+            await connection.execute(_grow(dataset_id, added.values()))
+        return added
 
     async def image_by_request(self, request_id: str) -> Image | None:
         async with self._db.read() as connection:
@@ -231,7 +260,10 @@ class Store:
             return (await connection.execute(query)).scalar_one_or_none()
 
     async def remember_thumbnail(self, sha256: str, thumbnail_sha256: str) -> None:
+        """Of the image with this digest; one that was lost and made again may have another digest than before."""
         async with self._db.begin() as connection:
+            of_it = thumbnails.c.sha256 == sha256
+            await connection.execute(sa.update(thumbnails).where(of_it).values(thumbnail_sha256=thumbnail_sha256))
             insert = insert_or_ignore(thumbnails, connection.dialect)
             await connection.execute(insert.values(sha256=sha256, thumbnail_sha256=thumbnail_sha256))
 
@@ -244,6 +276,7 @@ class Store:
         """
         query = sa.select(images).where(images.c.dataset_id == dataset_id)
         async with self._db.begin() as connection:
+            await self._lock(connection, dataset_id)
             dataset = await self._dataset(connection, dataset_id)
             items = sorted((item_from_row(row) for row in await connection.execute(query)), key=domain.manifest_order)
             if not items:

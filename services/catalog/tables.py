@@ -149,6 +149,18 @@ def image_from_row(row: Any) -> domain.Image:
     )
 
 
+def image_to_row(image: domain.NewImage) -> dict[str, Any]:
+    return {
+        "filename": image.filename,
+        "caption": image.caption,
+        "sha256": image.sha256,
+        "format": image.format.value,
+        "width": image.width,
+        "height": image.height,
+        "size_bytes": image.size_bytes,
+    }
+
+
 def snapshot_from_row(row: Any) -> domain.Snapshot:
     return domain.Snapshot(row.digest, row.dataset_id, row.num_items, row.size_bytes, row.created_at)
 

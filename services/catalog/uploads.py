@@ -1,7 +1,6 @@
 """Many files on one stream: decoded on threads, stored as they come, put into the dataset in groups."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -60,6 +59,10 @@ class _Incoming:
         if self.refused is not None:
             self.data = bytearray()
 
+    def is_whole(self) -> bool:
+        """Whether all that was announced has come; False where no size was announced."""
+        return self.refused is None and self.start.size_bytes == len(self.data)
+
     def finish(self, blobs: BlobStore) -> NewImage | Refused:
         """Blocks: checks what was announced, decodes, stores."""
         if self.refused is not None:
@@ -69,9 +72,7 @@ class _Incoming:
         if start.size_bytes is not None and start.size_bytes != len(data):
             rule = f"{len(data)} bytes came where {start.size_bytes} were announced"
             return Refused(start.filename, "DIGEST_MISMATCH", rule)
-        if start.sha256 and start.sha256.lower() != hashlib.sha256(data).hexdigest():
-            return Refused(start.filename, "DIGEST_MISMATCH", "the bytes do not have the announced SHA-256")
-        return prepare(blobs, start.filename, start.caption, data)
+        return prepare(blobs, start.filename, start.caption, data, sha256=start.sha256)
 
 
 class _Upload:
@@ -86,50 +87,45 @@ class _Upload:
 
     async def add(self, incoming: _Incoming) -> None:
         """Hands a whole file to the threads. Waits when two groups are under way, so that memory stays bounded."""
+        self.hand_over(incoming)
+        if len(self._group) >= GROUP_FILES or self._bytes >= GROUP_BYTES:
+            await self._flush()
+
+    def hand_over(self, incoming: _Incoming) -> None:
         self._bytes += len(incoming.data)
         loop = asyncio.get_running_loop()
         self._group.append(loop.run_in_executor(self._threads, incoming.finish, self._blobs))
-        if len(self._group) >= GROUP_FILES or self._bytes >= GROUP_BYTES:
-            await self.flush()
 
-    async def flush(self) -> None:
+    async def finish(self) -> None:
+        """Waits until every file that was handed over is in the dataset."""
+        await self._flush()
+        await self._settled()
+
+    async def _flush(self) -> None:
         """Waits for the group before, then begins to commit this one."""
         await self._settled()
         group, self._group, self._bytes = self._group, [], 0
         if group:
             self._committing = asyncio.create_task(self._commit(group))
 
-    async def finish(self) -> None:
-        """Waits until every whole file is in the dataset."""
-        await self.flush()
-        await self._settled()
-
     async def _settled(self) -> None:
         if self._committing is not None:
-            task, self._committing = self._committing, None
-            await task
+            await asyncio.shield(self._committing)  # a cut stream cancels who waits, and not what is being kept
+            self._committing = None
 
     async def _commit(self, group: "list[asyncio.Future[NewImage | Refused]]") -> None:
-        prepared = await asyncio.gather(*group)
+        prepared = await asyncio.gather(*group, return_exceptions=True)
         new = [each for each in prepared if isinstance(each, NewImage)]
         self.summary.refused += [each for each in prepared if isinstance(each, Refused)]
-        if new:
-            added, repeated = await self._store.add_images(self._dataset_id, new)
-            self.summary.accepted += added
-            names = _repeated_names(new, added)
-            self.summary.duplicates += list(zip(names, repeated, strict=True))
-
-
-def _repeated_names(new: list[NewImage], added: list[Image]) -> list[str]:
-    """The file names of those of `new` that the store answered as repeated, in its order."""
-    fresh = {image.sha256 for image in added}
-    names = []
-    for image in new:
-        if image.sha256 in fresh:
-            fresh.remove(image.sha256)
-        else:
-            names.append(image.filename)
-    return names
+        outcomes = await self._store.add_images(self._dataset_id, new)
+        for file, (image, added) in zip(new, outcomes, strict=True):
+            if added:
+                self.summary.accepted.append(image)
+            else:
+                self.summary.duplicates.append((file.filename, image))
+        for each in prepared:
+            if isinstance(each, BaseException):
+                raise each  # a full disk, say; what could be stored is kept all the same
 
 
 async def upload_images(
@@ -152,11 +148,14 @@ async def upload_images(
                     incoming.take(part)
                 continue
             if incoming is not None:
-                await upload.add(incoming)
+                whole, incoming = incoming, None
+                await upload.add(whole)
             incoming = _Incoming(part)
         if incoming is not None:
-            await upload.add(incoming)
+            upload.hand_over(incoming)
     except BaseException:
+        if incoming is not None and incoming.is_whole():
+            upload.hand_over(incoming)
         await asyncio.shield(upload.finish())
         raise
     await upload.finish()

@@ -32,8 +32,9 @@ class BlobMissing(DataLoss):
 class BlobWriter:
     """Takes a blob in pieces. `commit` stores it; leaving the context without it discards what was written."""
 
-    def __init__(self, store: "BlobStore") -> None:
+    def __init__(self, store: "BlobStore", *, digest: str | None = None) -> None:
         self._store = store
+        self._digest = digest  # known: what is written is not hashed again
         self._hash = hashlib.sha256()
         self._size = 0
         handle, name = tempfile.mkstemp(dir=store.incoming)
@@ -42,7 +43,8 @@ class BlobWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Appends `data`. Raises OSError when the disk is full."""
-        self._hash.update(data)
+        if self._digest is None:
+            self._hash.update(data)
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]
@@ -50,7 +52,7 @@ class BlobWriter:
 
     def commit(self) -> tuple[str, int]:
         """Stores what was written. Returns its digest and its size in bytes."""
-        digest = self._hash.hexdigest()
+        digest = self._digest or self._hash.hexdigest()
         target = self._store.location(digest)
         try:
             os.fsync(self._file.fileno())
@@ -102,11 +104,11 @@ class BlobStore:
         if fresh:
             _fsync_folder(self.root)
 
-    def put(self, data: bytes) -> str:
-        """Stores `data`, unless it is there. Returns its digest."""
-        digest = hashlib.sha256(data).hexdigest()
-        if not self.exists(digest):
-            with self.writer() as writer:
+    def put(self, data: bytes, *, digest: str | None = None) -> str:
+        """Stores `data`, unless it is there whole. Returns its digest; a caller who has computed it may hand it in."""
+        digest = digest or hashlib.sha256(data).hexdigest()
+        if not (self.exists(digest) and self.verify(digest)):  # a damaged blob is repaired
+            with BlobWriter(self, digest=digest) as writer:
                 writer.write(data)
                 writer.commit()
         return digest
