@@ -91,6 +91,7 @@ async def serving(
                 Service(add_WorkerServiceServicer_to_server, attached, "atelier.trainer.v1.WorkerService"),
             ],
             listen=settings.listen,
+            log=log,
         )
         await server.start()
         # Taken down in the order: workers (who still report), watchers, the server, registrations, the database.

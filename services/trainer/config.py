@@ -19,7 +19,7 @@ class TrainerSettings(ServiceSettings):
     """host:port at which workers reach this Trainer; empty means where it listens. Workers of a Trainer that died find
     the next one only if this stays the same."""
     replica: str = Field(default_factory=socket.gethostname)
-    """This replica's name. Its own running jobs are found again under it after a restart."""
+    """This replica's name, which no other may have. Its own running jobs are found again under it after a restart."""
     max_running_jobs: int = Field(1, ge=1)
     """Workers that this replica runs at once."""
     poll_seconds: float = Field(1.0, gt=0)
