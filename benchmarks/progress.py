@@ -2,10 +2,10 @@
 
 One real job (LoRA on the starter model, one worker process) trains through the whole run. 1, 50 and 1,000 watchers
 come and go in turn, in a process of their own, over real streams; the pace of the steps while they are there is
-compared with the pace of the same job unwatched just before and just after. The worker has one half of the cores to itself, the
-services and the watchers share the other, as a GPU does not share its work with the CPU that talks: without that the
-watchers' own work would be measured as the Trainer's. A watcher's wait is from the moment an event was stored to its
-arrival.
+compared with the pace of the same job unwatched just before and just after. The worker has one half of the cores to
+itself, the services and the watchers share the other, as a GPU does not share its work with the CPU that talks: without
+that the watchers' own work would be measured as the Trainer's. A watcher's wait is from the moment an event was stored
+to its arrival.
 
 Usage: python -m benchmarks.progress [--rounds 5] [--seconds 10]
 """

@@ -50,7 +50,7 @@ async def serving(
         store, catalog, devices = store_type(engine), Catalog(channel), Devices(log)
         stack.push_async_callback(devices.stop)
         events = Events(
-            store,
+            store.journal,
             watch_response,
             poll_seconds=settings.poll_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,

@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 from services.common.errors import AtelierError, NotFound, Unavailable
 from services.common.telemetry import Logger
 from services.trainer.domain import ENDED, Appended, Event, JobStatus
-from services.trainer.store import Head, Store
+from services.trainer.journal import Head, Journal
 
 Message = TypeVar("Message")
 
@@ -93,14 +93,14 @@ class Events(Generic[Message]):
 
     def __init__(
         self,
-        store: Store,
+        journal: Journal,
         convert: Callable[[Event | None, int, JobStatus], Message],
         *,
         poll_seconds: float,
         heartbeat_seconds: float,
         log: Logger,
     ) -> None:
-        self._store = store
+        self._journal = journal
         self._convert = convert
         self._poll_seconds = poll_seconds
         self._heartbeat_seconds = heartbeat_seconds
@@ -145,7 +145,7 @@ class Events(Generic[Message]):
             while True:
                 changed, batch = feed.changed, feed.after(position)
                 if batch is None:
-                    events = await self._store.list_events(job_id, after=position, limit=PAGE)
+                    events = await self._journal.read(job_id, after=position, limit=PAGE)
                     batch = self._converted(events, feed.status)
                 for seen in batch:
                     yield seen
@@ -171,13 +171,13 @@ class Events(Generic[Message]):
     async def _fill(self, job_id: str, feed: _Feed[Message]) -> None:
         """Tells a new feed, and those who joined it meanwhile, where the job stands."""
         try:
-            head = (await self._store.heads([job_id])).get(job_id)
+            head = (await self._journal.heads([job_id])).get(job_id)
             if head is None:
                 feed.error = NotFound("training job", job_id)
             else:
                 # One read for all who come together, late or not.
                 start = max(0, head.last_sequence - RING)
-                recent = await self._store.list_events(job_id, after=start, limit=RING)
+                recent = await self._journal.read(job_id, after=start, limit=RING)
                 feed.open(start, self._converted(recent, head.status), head)
         except Unavailable as error:
             feed.error = error
@@ -194,14 +194,14 @@ class Events(Generic[Message]):
 
     async def _catch_up(self) -> None:
         watched = dict(self._feeds)
-        heads = await self._store.heads(watched) if watched else {}
+        heads = await self._journal.heads(watched) if watched else {}
         for job_id, feed in watched.items():
             head = heads.get(job_id)
             if head is None:
                 feed.error = NotFound("training job", job_id)
                 feed.wake()
             elif head.last_sequence > feed.last:
-                events = await self._store.list_events(job_id, after=feed.last, limit=RING)
+                events = await self._journal.read(job_id, after=feed.last, limit=RING)
                 feed.push(self._converted(events, head.status), head)
             elif time.monotonic() - feed.woken >= self._heartbeat_seconds:
                 feed.beats += 1

@@ -150,24 +150,24 @@ class Jobs:
     async def metrics(self, job_id: str, max_points: int) -> list[domain.Progress]:
         """The loss curve of the last attempt, thinned to `max_points` (0: 1000). Raises NotFound."""
         await self._store.get(job_id)
-        points = latest_attempt(await self._store.curve(job_id))
-        events = await self._store.events_at(job_id, thin(points, max_points or DEFAULT_POINTS))
+        points = latest_attempt(await self._store.journal.curve(job_id))
+        events = await self._store.journal.at(job_id, thin(points, max_points or DEFAULT_POINTS))
         return [event.body for event in events if isinstance(event.body, domain.Progress)]
 
     async def checkpoints(self, job_id: str) -> list[domain.Checkpoint]:
         """In the order they were made. Raises NotFound."""
         await self._store.get(job_id)
-        events = await self._store.list_events(job_id, kind="checkpoint")
+        events = await self._store.journal.read(job_id, kind="checkpoint")
         return [event.body for event in events if isinstance(event.body, domain.Checkpoint)]
 
     async def logs(self, job_id: str, *, after: int) -> list[domain.Event]:
         """The stored log events after a sequence number."""
-        return await self._store.list_events(job_id, after=after, kind="log")
+        return await self._store.journal.read(job_id, after=after, kind="log")
 
     async def require_sample(self, job_id: str, sha256: str) -> None:
         """Raises NotFound unless the job has drawn this sample."""
         await self._store.get(job_id)
-        events = await self._store.list_events(job_id, kind="sample")
+        events = await self._store.journal.read(job_id, kind="sample")
         if not any(isinstance(event.body, domain.Sample) and event.body.sha256 == sha256 for event in events):
             raise NotFound("sample", sha256, message=f"training job {job_id} has no sample {sha256}")
 

@@ -1,8 +1,7 @@
 """What the Trainer remembers. A move of a job is one UPDATE whose WHERE decides, its events in the same transaction."""
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import NotFound
 from services.trainer import domain
 from services.trainer.codec import dump
 from services.trainer.domain import Appended, Event, EventBody, Job, JobStatus, Stage
-from services.trainer.tables import UtcTime, event_from_row, event_to_row, events, job_from_row, jobs
+from services.trainer.journal import Journal
+from services.trainer.tables import UtcTime, event_to_row, events, job_from_row, jobs, reading, writing
 
 ANNOUNCED = 100
 """Queued jobs that hear of their place when the queue moves; those further behind hear when they come near."""
@@ -25,14 +25,6 @@ class JobFilter:
     status: JobStatus | None = None
     dataset_id: int | None = None
     unfinished: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where a job's events stand."""
-
-    last_sequence: int
-    status: JobStatus
 
 
 def _now() -> datetime:
@@ -62,26 +54,18 @@ def _requeued() -> dict[str, object]:
     return {"status": JobStatus.QUEUED.value, "stage": "", "token": "", "owner": "", "lease_expires_at": None}
 
 
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    """A database out of reach as Unavailable: the same call may succeed later."""
-    try:
-        yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
-        raise Unavailable("the Trainer's database does not answer", reason="DATABASE_UNAVAILABLE") from error
-
-
 class Store:
-    """Jobs and their events in one database, SQLite or Postgres."""
+    """Jobs in a database, SQLite or Postgres, and their events as they happen; `journal` reads them."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.journal = Journal(engine)
 
     # --- reading ---
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        async with self._connect() as connection:
+        async with reading(self._engine) as connection:
             row = (await connection.execute(sa.select(jobs).where(jobs.c.id == job_id))).one_or_none()
             if row is None:
                 raise NotFound("training job", job_id)
@@ -90,7 +74,7 @@ class Store:
 
     async def find_request(self, request_id: str) -> Job | None:
         """The job that a create request with this id made."""
-        async with self._connect() as connection:
+        async with reading(self._engine) as connection:
             id = await connection.scalar(sa.select(jobs.c.id).where(jobs.c.request_id == request_id))
         return await self.get(id) if id else None
 
@@ -110,7 +94,7 @@ class Store:
             created_at, id = before
             older = sa.and_(jobs.c.created_at == created_at, jobs.c.id < id)
             page = page.where(sa.or_(jobs.c.created_at < created_at, older))
-        async with self._connect() as connection:
+        async with reading(self._engine) as connection:
             total = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(*conditions))
             rows = (await connection.execute(page)).all()
             queued = (await connection.scalars(self._queue())).all() if rows else []
@@ -124,41 +108,6 @@ class Store:
     async def expired(self) -> list[Job]:
         """Running jobs, of any replica, whose lease is over."""
         return await self._select(jobs.c.status == JobStatus.RUNNING.value, jobs.c.lease_expires_at < _now())
-
-    async def heads(self, job_ids: Iterable[str]) -> dict[str, Head]:
-        """Where these jobs' events stand; deleted jobs are left out."""
-        query = sa.select(jobs.c.id, jobs.c.last_sequence, jobs.c.status).where(jobs.c.id.in_(list(job_ids)))
-        async with self._connect() as connection:
-            rows = (await connection.execute(query)).all()
-        return {row.id: Head(row.last_sequence, JobStatus(row.status)) for row in rows}
-
-    async def list_events(
-        self, job_id: str, *, after: int = 0, limit: int | None = None, kind: str | None = None
-    ) -> list[Event]:
-        """Stored events in order, those after a sequence number, of one kind if named."""
-        query = sa.select(events).where(events.c.job_id == job_id, events.c.sequence > after)
-        if kind is not None:
-            query = query.where(events.c.kind == kind)
-        async with self._connect() as connection:
-            rows = (await connection.execute(query.order_by(events.c.sequence).limit(limit))).all()
-        return [event_from_row(row) for row in rows]
-
-    async def curve(self, job_id: str) -> list[tuple[int, int, float]]:
-        """(sequence, step, loss) of every step event, without the bodies."""
-        query = sa.select(events.c.sequence, events.c.step, events.c.loss)
-        query = query.where(events.c.job_id == job_id, events.c.kind == "step").order_by(events.c.sequence)
-        async with self._connect() as connection:
-            return [(row.sequence, row.step, row.loss) for row in await connection.execute(query)]
-
-    async def events_at(self, job_id: str, sequences: Sequence[int]) -> list[Event]:
-        """The events with these numbers, in order."""
-        found = []
-        async with self._connect() as connection:
-            for start in range(0, len(sequences), 500):  # SQLite bounds the parameters of one statement
-                some = sequences[start : start + 500]
-                query = sa.select(events).where(events.c.job_id == job_id, events.c.sequence.in_(some))
-                found += [event_from_row(row) for row in await connection.execute(query.order_by(events.c.sequence))]
-        return found
 
     # --- moving ---
 
@@ -176,7 +125,7 @@ class Store:
             **dict.fromkeys(("stage", "owner", "token"), ""),
         }
         try:
-            async with self._begin() as connection:
+            async with writing(self._engine) as connection:
                 await connection.execute(sa.insert(jobs).values(row))
         except sa.exc.IntegrityError:
             earlier = await self.find_request(new.request_id) if new.request_id else None
@@ -188,7 +137,7 @@ class Store:
     async def queue(self, job_id: str) -> Appended | None:
         """Pending to queued. None when it is not pending."""
         values = {"status": JobStatus.QUEUED.value, "queued_at": _now()}
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             moved = await self._move(connection, job_id, jobs.c.status == JobStatus.PENDING.value, values=values)
             return moved and await self._announce(connection, moved.job)
 
@@ -205,21 +154,21 @@ class Store:
             **dict.fromkeys(("announced_position", "last_report", "log_offset"), 0),
         }
         starting = domain.Loading(domain.LoadingStage.STARTING_WORKER)
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             queued = jobs.c.status == JobStatus.QUEUED.value
             return await self._move(connection, next_id, queued, values=values, bodies=[starting])
 
     async def renumber_queue(self) -> list[Appended]:
         """Tells queued jobs whose place has changed."""
         told = []
-        async with self._connect() as connection:
+        async with reading(self._engine) as connection:
             queue = sa.select(jobs.c.id, jobs.c.announced_position).where(jobs.c.status == JobStatus.QUEUED.value)
             ordered = queue.order_by(jobs.c.queued_at, jobs.c.id).limit(ANNOUNCED)
             rows = (await connection.execute(ordered)).all()
         moved = [(row.id, place) for place, row in enumerate(rows, start=1) if row.announced_position != place]
         for id, place in moved:
             conditions = (jobs.c.status == JobStatus.QUEUED.value, jobs.c.announced_position != place)
-            async with self._begin() as connection:
+            async with writing(self._engine) as connection:
                 values = {"announced_position": place}
                 one = await self._move(connection, id, *conditions, values=values, bodies=[domain.Queued(place)])
             told += [one] if one else []
@@ -228,7 +177,7 @@ class Store:
     async def renew(self, job_id: str, token: str, *, lease_seconds: float) -> bool:
         """The attempt lives. False: it is no longer the job's."""
         values = {"lease_expires_at": _now() + timedelta(seconds=lease_seconds)}
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             running = jobs.c.status == JobStatus.RUNNING.value
             return await self._move(connection, job_id, jobs.c.token == token, running, values=values) is not None
 
@@ -248,7 +197,7 @@ class Store:
         steps = [body for body in bodies if isinstance(body, domain.Progress)]
         if steps:
             values["progress"] = dump(steps[-1])
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             match reports[-1]:
                 case domain.Trained() as trained:
                     values |= {"stage": Stage.REGISTERING.value, "trained": dump(trained)}
@@ -271,7 +220,7 @@ class Store:
         self, job_id: str, token: str, lines: Sequence[domain.Log], log_offset: int
     ) -> Appended | None:
         """Stores what a worker printed, and up to where its output has been read."""
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             values = {"log_offset": log_offset}
             return await self._move(connection, job_id, *_training(token), values=values, bodies=lines)
 
@@ -279,7 +228,7 @@ class Store:
         """Cancels a pending or queued job; notes the wish for one in training. None for all others."""
         waiting = jobs.c.status.in_([status.value for status in (JobStatus.PENDING, JobStatus.QUEUED)])
         training = (jobs.c.status == JobStatus.RUNNING.value, jobs.c.stage == Stage.TRAINING.value)
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             ended = _ended(JobStatus.CANCELLED)
             moved = await self._move(connection, job_id, waiting, values=ended, bodies=[domain.Cancelled()])
             asked = {"cancel_requested_at": _unless_set(jobs.c.cancel_requested_at)}
@@ -299,7 +248,7 @@ class Store:
         With `expired` only if its lease is still over.
         """
         training = [*_training(token), *([jobs.c.lease_expires_at < _now()] if expired else [])]
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             asked = (*training, jobs.c.cancel_requested_at.is_not(None))
             ended = _ended(JobStatus.CANCELLED)
             bodies: list[EventBody] = [*lines, domain.Cancelled()]
@@ -310,7 +259,7 @@ class Store:
 
     async def requeue(self, job_id: str, token: str, why: str) -> Appended | None:
         """Takes a job back from its worker into the queue."""
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             line = domain.Log(domain.LogLevel.WARNING, why)
             kept = (*_training(token), jobs.c.cancel_requested_at.is_(None))
             moved = await self._move(connection, job_id, *kept, values=_requeued(), bodies=[line])
@@ -321,7 +270,7 @@ class Store:
         lease = _now() + timedelta(seconds=lease_seconds)
         values = {"owner": owner, "token": uuid.uuid4().hex, "lease_expires_at": lease}
         registering = (jobs.c.token == token, jobs.c.stage == Stage.REGISTERING.value)
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             moved = await self._move(connection, job_id, *registering, values=values)
         return moved.job if moved else None
 
@@ -337,27 +286,15 @@ class Store:
     async def delete(self, job_id: str) -> bool:
         """Deletes an ended or pending job with its events. False when it is queued, running or not there."""
         deletable = [status.value for status in (*domain.ENDED, JobStatus.PENDING)]
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             query = sa.delete(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(deletable)).returning(jobs.c.id)
             return await connection.scalar(query) is not None
 
     # --- how ---
 
-    @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[AsyncConnection]:
-        with _database_errors():
-            async with self._engine.connect() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _begin(self) -> AsyncIterator[AsyncConnection]:
-        with _database_errors():
-            async with self._engine.begin() as connection:
-                yield connection
-
     async def _end_registration(self, job_id: str, values: Mapping[str, object], body: EventBody) -> Appended | None:
         registering = (jobs.c.status == JobStatus.RUNNING.value, jobs.c.stage == Stage.REGISTERING.value)
-        async with self._begin() as connection:
+        async with writing(self._engine) as connection:
             return await self._move(connection, job_id, *registering, values=values, bodies=[body])
 
     async def _move(
@@ -403,7 +340,7 @@ class Store:
         return await connection.scalar(ahead.where(sa.or_(jobs.c.queued_at < row.queued_at, same))) or 0
 
     async def _select(self, *where: sa.ColumnElement[bool]) -> list[Job]:
-        async with self._connect() as connection:
+        async with reading(self._engine) as connection:
             rows = await connection.execute(sa.select(jobs).where(*where).order_by(jobs.c.started_at, jobs.c.id))
             return [job_from_row(row) for row in rows]
 

@@ -56,7 +56,7 @@ async def answers(stream: AsyncGenerator[Command, None]) -> list[Command]:
 
 
 async def numbered(store: Store, job_id: str) -> list[object]:
-    return [event.body for event in (await store.list_events(job_id))[2:]]
+    return [event.body for event in (await store.journal.read(job_id))[2:]]
 
 
 async def test_reports_are_stored_then_acknowledged_and_published(store: Store) -> None:

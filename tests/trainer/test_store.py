@@ -37,7 +37,7 @@ async def report(
 
 
 async def bodies(store: Store, job_id: str) -> list[object]:
-    stored = await store.list_events(job_id)
+    stored = await store.journal.read(job_id)
     assert [event.sequence for event in stored] == list(range(1, len(stored) + 1)), "numbers have a gap"
     assert (await store.get(job_id)).last_sequence == len(stored)
     return [event.body for event in stored]
@@ -268,18 +268,18 @@ async def test_waiting_and_ended_jobs_are_deleted_with_their_events(store: Store
     assert not await store.delete(job.id)
     await store.request_cancel(job.id)
     assert await store.delete(job.id)
-    assert await store.list_events(job.id) == []
-    assert await store.heads([job.id]) == {}
+    assert await store.journal.read(job.id) == []
+    assert await store.journal.heads([job.id]) == {}
     assert not await store.delete(job.id)
 
 
 async def test_events_are_read_by_number_kind_and_step(store: Store) -> None:
     job = await running(store)
     await report(store, job, 1, *(progress(step, loss=1 / step) for step in range(1, 5)), log())
-    assert [event.sequence for event in await store.list_events(job.id, after=4)] == [5, 6, 7]
-    assert [event.sequence for event in await store.list_events(job.id, after=2, limit=2)] == [3, 4]
-    assert [event.body for event in await store.list_events(job.id, kind="log")] == [log()]
-    assert await store.curve(job.id) == [(step + 2, step, 1 / step) for step in range(1, 5)]
-    chosen = [event.body for event in await store.events_at(job.id, [4, 6])]
+    assert [event.sequence for event in await store.journal.read(job.id, after=4)] == [5, 6, 7]
+    assert [event.sequence for event in await store.journal.read(job.id, after=2, limit=2)] == [3, 4]
+    assert [event.body for event in await store.journal.read(job.id, kind="log")] == [log()]
+    assert await store.journal.curve(job.id) == [(step + 2, step, 1 / step) for step in range(1, 5)]
+    chosen = [event.body for event in await store.journal.at(job.id, [4, 6])]
     assert chosen == [progress(2, loss=1 / 2), progress(4, loss=1 / 4)]
-    assert (await store.heads([job.id]))[job.id].last_sequence == 7
+    assert (await store.journal.heads([job.id]))[job.id].last_sequence == 7

@@ -19,6 +19,7 @@ from services.trainer import domain, events
 from services.trainer.__main__ import serving
 from services.trainer.config import TrainerSettings
 from services.trainer.events import Events, Seen
+from services.trainer.journal import Journal
 from services.trainer.store import Store
 from tests.trainer.conftest import MIGRATIONS, RunningCatalog
 from tests.trainer.house import FAKE_WORKER, Client, client_of, script, trainer
@@ -35,7 +36,7 @@ def feeds(store: Store, *, heartbeat_seconds: float = 60, poll_seconds: float = 
         return -sequence if event is None else sequence
 
     log = get_logger("test")
-    return Events(store, convert, poll_seconds=poll_seconds, heartbeat_seconds=heartbeat_seconds, log=log)
+    return Events(store.journal, convert, poll_seconds=poll_seconds, heartbeat_seconds=heartbeat_seconds, log=log)
 
 
 @asynccontextmanager
@@ -180,20 +181,21 @@ async def test_watching_ends_when_the_job_is_deleted_or_the_trainer_stops(store:
         await stopped
 
 
-class CountingStore(Store):
-    """The real store, and how often events were read from it."""
+class CountingJournal(Journal):
+    """The real journal, and how often events were read from it."""
 
     reads = 0
 
-    async def list_events(self, job_id: str, **more: Any) -> list[domain.Event]:
+    async def read(self, job_id: str, **more: Any) -> list[domain.Event]:
         self.reads += 1
-        return await super().list_events(job_id, **more)
+        return await super().read(job_id, **more)
 
 
 async def test_a_thousand_watchers_hear_everything_for_a_few_reads(tmp_path: Path) -> None:
     """What it takes in time is measured over the network, by benchmarks/progress.py."""
     engine = await open_database(f"sqlite:///{tmp_path}/a.sqlite", schema="trainer", migrations=MIGRATIONS)
-    store = CountingStore(engine)
+    store = Store(engine)
+    store.journal = counting = CountingJournal(engine)
     watching = feeds(store)
     async with running_job(store, watching) as id:
         heard = [asyncio.create_task(all_of(watching.watch(id, 0))) for _ in range(1000)]
@@ -201,7 +203,7 @@ async def test_a_thousand_watchers_hear_everything_for_a_few_reads(tmp_path: Pat
             await tell(store, id, step, progress(step), watching)
         await finish(store, id, 21, watching)
         assert [await each for each in heard] == [list(range(1, 25))] * 1000
-    assert store.reads <= 5
+    assert counting.reads <= 5
     await engine.dispose()
 
 
