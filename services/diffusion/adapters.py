@@ -53,7 +53,7 @@ def add_lora(
         model.requires_grad_(False)
         config = LoraConfig(
             r=rank,
-            lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # annotated int, used as a factor
+            lora_alpha=rank if alpha is None else alpha,
             lora_dropout=dropout,
             target_modules=names,
             init_lora_weights="gaussian",
@@ -149,7 +149,7 @@ def remove_lora(components: Components, name: str) -> None:
 
     for model in (components.unet, components.text_encoder):
         if name in getattr(model, "peft_config", {}):
-            delete_adapter_layers(model, name)  # type: ignore[no-untyped-call]  # diffusers is partly typed
+            delete_adapter_layers(model, name)
             getattr(model, "peft_config", {}).pop(name, None)
 
 

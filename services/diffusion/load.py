@@ -197,5 +197,5 @@ def _quieten() -> None:
     import diffusers
     import transformers
 
-    diffusers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # diffusers is partly typed
+    diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()

@@ -6,7 +6,8 @@ Models with zero terminal SNR (Lin et al. 2023) start from pure noise, where sig
 
 * DDIM and DDPM work with the alphas and need no care.
 * Euler, Euler a, DPM++ and UniPC work with sigmas; diffusers puts 4096 in infinity's place.
-* DPM++ 2M Karras would spend most of its steps between 4096 and the next level; see `_ZERO_SNR`.
+* DPM++ 2M Karras would spend most of its steps between 4096 and the next level; it begins at the schedule's largest
+  finite sigma instead, as if the schedule did not end in pure noise.
 * LCM works; without a distilled model it is blurred, as everywhere.
 * PNDM knows no such schedule: its linear multistep divides by the zero alpha. It is refused.
 """
@@ -31,6 +32,7 @@ class Sampler:
     class_name: str
     is_stochastic: bool = False  # draws fresh noise at each step
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    zero_snr_overrides: Mapping[str, Any] = field(default_factory=dict)  # for models with zero terminal SNR
     max_steps: int | None = None
 
 
@@ -44,7 +46,11 @@ SAMPLERS: dict[str, Sampler] = {
         Sampler("euler_a", "Euler a", "EulerAncestralDiscreteScheduler", is_stochastic=True),
         Sampler("dpmpp_2m", "DPM++ 2M", "DPMSolverMultistepScheduler", overrides={"use_karras_sigmas": False}),
         Sampler(
-            "dpmpp_2m_karras", "DPM++ 2M Karras", "DPMSolverMultistepScheduler", overrides={"use_karras_sigmas": True}
+            "dpmpp_2m_karras",
+            "DPM++ 2M Karras",
+            "DPMSolverMultistepScheduler",
+            overrides={"use_karras_sigmas": True},
+            zero_snr_overrides={"rescale_betas_zero_snr": False},
         ),
         Sampler("unipc", "UniPC", "UniPCMultistepScheduler"),
         # Its steps are chosen among the 50 that the distillation used.
@@ -61,7 +67,6 @@ def make_scheduler(components: Components, name: str | None = None, *, steps: in
     """
     import diffusers
 
-    config = components.scheduler_config
     if name is None:
         published: SchedulerMixin = getattr(diffusers, components.scheduler_class).from_config(
             components.scheduler_config
@@ -72,8 +77,22 @@ def make_scheduler(components: Components, name: str | None = None, *, steps: in
     if steps is not None and sampler.max_steps is not None and steps > sampler.max_steps:
         message = f"{sampler.display_name} takes at most {sampler.max_steps} steps, not {steps}"
         raise InvalidArgument(message, field="settings.steps")
-    if config.get("rescale_betas_zero_snr") and name == "pndm":
-        message = "PNDM cannot draw with this model, whose noise schedule ends in pure noise (zero terminal SNR)"
-        raise FailedPrecondition(message, reason="SCHEDULER_UNSUPPORTED")
-    scheduler: SchedulerMixin = getattr(diffusers, sampler.class_name).from_config(config, **sampler.overrides)
+    overrides = dict(sampler.overrides)
+    if config.get("rescale_betas_zero_snr"):
+        overrides |= sampler.zero_snr_overrides
+        if name == "pndm":
+            message = "PNDM cannot draw with this model, whose noise schedule ends in pure noise (zero terminal SNR)"
+            raise FailedPrecondition(message, reason="SCHEDULER_UNSUPPORTED")
+    scheduler: SchedulerMixin = getattr(diffusers, sampler.class_name).from_config(config, **overrides)
     return scheduler
+
+
+def display_name(components: Components, name: str | None) -> str:
+    """The sampler's name as people know it; for None, that of the scheduler that the model was published with."""
+    if name is not None:
+        return SAMPLERS[name].display_name
+    known = {sampler.class_name: sampler for sampler in reversed(SAMPLERS.values())}
+    if components.scheduler_config.get("use_karras_sigmas"):
+        known["DPMSolverMultistepScheduler"] = SAMPLERS["dpmpp_2m_karras"]
+    sampler = known.get(components.scheduler_class)
+    return sampler.display_name if sampler else components.scheduler_class.removesuffix("Scheduler")

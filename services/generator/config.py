@@ -16,7 +16,7 @@ class GeneratorSettings(ServiceSettings):
     catalog_address: str = "127.0.0.1:50051"
     """host:port of the Catalog."""
     weights_dir: Path | None = Field(None, validation_alias=AliasChoices("weights_dir", "ATELIER_WEIGHTS_DIR"))
-    """Folder with diffusers folders by hub id (`stable-diffusion-v1-5/stable-diffusion-v1-5`), instead of a download."""
+    """Folder of diffusers folders by hub id (`owner/name`), used instead of a download."""
     device: str = Field("", pattern="^(cpu|cuda(:[0-9]+)?|mps)?$")
     """cpu, cuda or mps; empty means the best that is there."""
     threads: int = Field(0, ge=0)

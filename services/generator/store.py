@@ -106,19 +106,16 @@ class Store:
             await connection.execute(pictures.insert(), rows)
 
     async def delete(self, generation_id: str) -> bool:
-        """Removes a finished generation with its pictures' rows; False when it is not there or not finished."""
+        """Removes a finished generation with its pictures' rows; False when it is not there or not finished.
+
+        The bytes stay: the blob store is shared, and a dataset may hold the same picture.
+        """
         unfinished = [each.value for each in domain.UNFINISHED]
         statement = generations.delete().where(
             generations.c.id == generation_id, generations.c.status.not_in(unfinished)
         )
         async with self._engine.begin() as connection:
             return (await connection.execute(statement)).rowcount == 1
-
-    async def uses(self, digests: Sequence[str]) -> set[str]:
-        """Those of `digests` that some picture still has."""
-        query = sa.select(pictures.c.sha256).where(pictures.c.sha256.in_(list(digests))).distinct()
-        async with self._engine.connect() as connection:
-            return set((await connection.execute(query)).scalars())
 
     async def _select(self, where: sa.ColumnElement[bool]) -> list[domain.Generation]:
         query = sa.select(generations).where(where).order_by(generations.c.number)

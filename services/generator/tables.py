@@ -56,7 +56,7 @@ pictures = sa.Table(
     sa.Column("generation_id", sa.String(36), sa.ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("seed", sa.BigInteger, nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False, index=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),

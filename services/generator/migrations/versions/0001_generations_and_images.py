@@ -44,7 +44,6 @@ def upgrade() -> None:
         sa.Column("height", sa.Integer, nullable=False),
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
     )
-    op.create_index("ix_generated_images_sha256", "generated_images", ["sha256"])
 
 
 def downgrade() -> None:

@@ -1,0 +1,91 @@
+"""Runs the Generator: `python -m services.generator`, settings from ATELIER_GENERATOR_*."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from atelier.generator.v1.generator_service_pb2_grpc import add_GeneratorServiceServicer_to_server
+
+from services.common.blobs import open_blobs
+from services.common.clients import open_channel
+from services.common.database import open_database
+from services.common.server import Server, Service, run
+from services.common.telemetry import configure_logging, get_logger
+from services.diffusion.device import best_device, drawing_dtype
+from services.generator.catalog import Catalog
+from services.generator.config import GeneratorSettings
+from services.generator.engine.batcher import Batcher
+from services.generator.engine.pool import Pool, memory_budget
+from services.generator.generations import Generations
+from services.generator.servicer import GeneratorServicer
+from services.generator.store import Store
+from services.generator.weights import WeightsFinder
+
+NAME = "atelier.generator.v1.GeneratorService"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@asynccontextmanager
+async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
+    """A Generator on the database and blob store of `settings`, not yet serving, already at work on what is queued.
+
+    Closes what it opened; what is unfinished then goes on at the next start.
+    """
+    log = get_logger("generator")
+    async with AsyncExitStack() as stack:
+        engine = await open_database(settings.sqlite_or("generator"), schema="generator", migrations=MIGRATIONS)
+        stack.push_async_callback(engine.dispose)
+        channel = await stack.enter_async_context(open_channel(settings.catalog_address))
+        device = settings.device or best_device()
+        _use_threads(settings.threads)
+        blobs = open_blobs(settings.blob_store_url())
+        pool = Pool(
+            device=device,
+            dtype=drawing_dtype(device),
+            memory_bytes=settings.memory_bytes or memory_budget(device),
+            max_loras=settings.max_loras,
+        )
+        batcher = Batcher(pool, batch_size=settings.batch_size)
+        stack.push_async_callback(asyncio.to_thread, batcher.close)
+        store = Store(engine)
+        generations = Generations(
+            store,
+            Catalog(channel),
+            WeightsFinder(blobs, settings.data_dir / "cache" / "models", settings.weights_dir),
+            batcher,
+            blobs,
+            max_queue=settings.max_queue,
+            log=log,
+        )
+        await generations.start()
+        stack.push_async_callback(generations.stop)
+        servicer = GeneratorServicer(
+            generations=generations,
+            store=store,
+            pool=pool,
+            device=device,
+            max_queue=settings.max_queue,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+        service = Service(add_GeneratorServiceServicer_to_server, servicer, NAME)
+        yield Server([service], listen=settings.listen, log=log)
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+async def main() -> None:
+    settings = GeneratorSettings()
+    configure_logging(level=settings.log_level, format=settings.log_format)
+    async with build(settings) as server:
+        log = get_logger("generator")
+        await run(server, announce_file=settings.announce_file, grace=settings.stop_grace_seconds, log=log)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,1 @@
+"""Draws: models in memory, and the one thread that torch runs on."""

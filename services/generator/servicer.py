@@ -1,0 +1,146 @@
+"""The Generator's RPCs: convert, call, convert."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from atelier.generator.v1 import generation_pb2 as pb
+from atelier.generator.v1 import generator_service_pb2 as rpc
+from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceServicer
+from google.api import httpbody_pb2
+
+from services import VERSION
+from services.common.paging import decode_token, encode_token, page_size
+from services.diffusion.families import FAMILIES
+from services.diffusion.schedulers import SAMPLERS
+from services.generator import domain
+from services.generator.catalog import FAMILIES as FAMILY_NAMES
+from services.generator.convert import (
+    SCHEDULERS,
+    STATUS_NAMES,
+    event_to_proto,
+    generation_to_proto,
+    loaded_to_proto,
+    pictured_to_proto,
+    wish_from_proto,
+)
+from services.generator.engine.pool import Pool
+from services.generator.generations import Generations
+from services.generator.runs import Run
+from services.generator.store import Store
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class GeneratorServicer(GeneratorServiceServicer):
+    """Speaks for the generations, their store and the models in memory."""
+
+    generations: Generations
+    store: Store
+    pool: Pool
+    device: str
+    max_queue: int
+    heartbeat_seconds: float
+
+    async def GetGeneratorCapabilities(
+        self, request: rpc.GetGeneratorCapabilitiesRequest, context: Context
+    ) -> rpc.GetGeneratorCapabilitiesResponse:
+        defaults = pb.GenerationSettings(
+            steps=domain.DEFAULT_STEPS,
+            guidance_scale=domain.DEFAULT_GUIDANCE,
+            guidance_rescale=0,
+            count=1,
+            lora_weight=1,
+            format=pb.PICTURE_FORMAT_PNG,
+        )
+        return rpc.GetGeneratorCapabilitiesResponse(
+            families=[number for number, name in FAMILY_NAMES.items() if name in FAMILIES],
+            schedulers=[SCHEDULERS[name] for name in SAMPLERS],
+            formats=[pb.PICTURE_FORMAT_PNG],
+            defaults=defaults,
+            max_side=domain.MAX_SIDE,
+            max_steps=domain.MAX_STEPS,
+            max_count=domain.MAX_COUNT,
+            max_queue=self.max_queue,
+            device=self.device,
+            version=VERSION,
+        )
+
+    async def Generate(self, request: rpc.GenerateRequest, context: Context) -> AsyncIterator[rpc.GenerateResponse]:
+        interval = request.preview_interval if request.HasField("preview_interval") else None
+        run = await self._submit(request.settings, request.request_id, interval)
+        async for event in run.watch(self.heartbeat_seconds):
+            yield event_to_proto(run.id, event)
+
+    async def GenerateImages(self, request: rpc.GenerateImagesRequest, context: Context) -> rpc.GenerateImagesResponse:
+        run = await self._submit(request.settings, request.request_id, None)
+        answer = rpc.GenerateImagesResponse()
+        async for event in run.watch(self.heartbeat_seconds):
+            match event:
+                case domain.Pictured():
+                    answer.images.append(pictured_to_proto(event))
+                case domain.Done(generation):
+                    answer.generation.CopyFrom(generation_to_proto(generation))
+        return answer
+
+    async def CancelGeneration(
+        self, request: rpc.CancelGenerationRequest, context: Context
+    ) -> rpc.CancelGenerationResponse:
+        generation = await self.generations.cancel(request.generation_id)
+        return rpc.CancelGenerationResponse(generation=generation_to_proto(generation))
+
+    async def GetGeneration(self, request: rpc.GetGenerationRequest, context: Context) -> rpc.GetGenerationResponse:
+        generation = await self.store.get(request.generation_id)
+        return rpc.GetGenerationResponse(generation=generation_to_proto(generation))
+
+    async def ListGenerations(
+        self, request: rpc.ListGenerationsRequest, context: Context
+    ) -> rpc.ListGenerationsResponse:
+        after = decode_token(request.page_token, int)
+        found, last, total = await self.store.page(
+            page_size(request.page_size),
+            before=int(after[0]) if after else None,
+            model_id=request.model_id if request.HasField("model_id") else None,
+            status=STATUS_NAMES.get(request.status),
+        )
+        return rpc.ListGenerationsResponse(
+            generations=[generation_to_proto(generation) for generation in found],
+            next_page_token=encode_token(last) if last is not None else "",
+            total_size=total,
+        )
+
+    async def DeleteGeneration(
+        self, request: rpc.DeleteGenerationRequest, context: Context
+    ) -> rpc.DeleteGenerationResponse:
+        await self.generations.delete(request.generation_id)
+        return rpc.DeleteGenerationResponse()
+
+    async def DownloadGeneratedImage(
+        self, request: rpc.DownloadGeneratedImageRequest, context: Context
+    ) -> rpc.DownloadGeneratedImageResponse:
+        data = await self.generations.picture(request.generation_id, request.index)
+        body = httpbody_pb2.HttpBody(content_type="image/png", data=data)
+        return rpc.DownloadGeneratedImageResponse(content=body)
+
+    async def ListSchedulers(self, request: rpc.ListSchedulersRequest, context: Context) -> rpc.ListSchedulersResponse:
+        infos = [
+            rpc.SchedulerInfo(
+                scheduler=SCHEDULERS[sampler.name],
+                display_name=sampler.display_name,
+                is_stochastic=sampler.is_stochastic,
+            )
+            for sampler in SAMPLERS.values()
+        ]
+        return rpc.ListSchedulersResponse(schedulers=infos)
+
+    async def ListLoadedModels(
+        self, request: rpc.ListLoadedModelsRequest, context: Context
+    ) -> rpc.ListLoadedModelsResponse:
+        return rpc.ListLoadedModelsResponse(models=[loaded_to_proto(model) for model in self.pool.loaded()])
+
+    async def _submit(self, settings: pb.GenerationSettings, request_id: str, preview_interval: int | None) -> Run:
+        return await self.generations.submit(
+            wish_from_proto(settings), request_id=request_id or None, preview_interval=preview_interval
+        )

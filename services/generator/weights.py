@@ -1,0 +1,70 @@
+"""The folders that a plan's weights lie in. Calls block: they read the disk and may download."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.blobs import BlobStore
+from services.common.errors import FailedPrecondition
+from services.diffusion.adapters import FILE_NAME
+from services.diffusion.families import get_family
+from services.diffusion.weights import WeightsUnavailable, fetch_hub, find_hub, materialise
+from services.generator.domain import Plan, Source
+
+
+@dataclass(frozen=True)
+class Folders:
+    """A plan on this machine's disk: pipeline folders, nearest first, and a file for each of its LoRAs."""
+
+    pipeline: tuple[Path, ...]
+    loras: tuple[Path, ...]
+
+
+class WeightsFinder:
+    """Knows where weights are kept."""
+
+    def __init__(self, blobs: BlobStore, cache_dir: Path, weights_dir: Path | None) -> None:
+        self._blobs = blobs
+        self._cache_dir = cache_dir
+        self._hub_dir = cache_dir / "hub"
+        self._weights_dir = weights_dir
+
+    def find(self, plan: Plan) -> Folders | None:
+        """The folders, without a network; None when some must be downloaded first.
+
+        Raises WeightsUnavailable naming a file that is gone, and FailedPrecondition for a family that cannot be loaded.
+        """
+        get_family(plan.family)
+        folders = [self._find(source) for source in plan.pipeline]
+        loras = tuple(self._lora(each.source) for each in plan.loras)
+        whole = [folder for folder in folders if folder is not None]
+        return Folders(tuple(whole), loras) if len(whole) == len(folders) else None
+
+    def fetch(self, plan: Plan) -> Folders:
+        """The folders, downloaded where needed. Raises as `find`, and WeightsUnavailable when a hub is out of reach."""
+        for source in plan.pipeline:
+            if source.hub is not None:
+                fetch_hub(*source.hub, self._hub_dir, family=source.family, weights_dir=self._weights_dir)
+        folders = self.find(plan)
+        if folders is None:
+            raise FailedPrecondition("the weights left while they were being read", reason="WEIGHTS_UNAVAILABLE")
+        return folders
+
+    def _find(self, source: Source) -> Path | None:
+        if source.hub is not None:
+            return find_hub(*source.hub, self._hub_dir, weights_dir=self._weights_dir)
+        return self._stored(source)
+
+    def _stored(self, source: Source) -> Path:
+        try:
+            return materialise(source.files, self._blobs, self._cache_dir / "stored")
+        except WeightsUnavailable as error:
+            name = f"model {source.model_id} '{source.name}'"
+            raise WeightsUnavailable(f"the weights of {name} are gone: {error.message}") from error
+
+    def _lora(self, source: Source) -> Path:
+        if source.hub is not None:
+            message = f"model {source.model_id} '{source.name}': LoRAs on a hub cannot be loaded by this version"
+            raise FailedPrecondition(message, reason="FAMILY_UNSUPPORTED")
+        if FILE_NAME not in [path for path, _ in source.files]:
+            raise WeightsUnavailable(f"model {source.model_id} '{source.name}' has no file {FILE_NAME}")
+        return self._stored(source) / FILE_NAME
