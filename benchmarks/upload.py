@@ -47,7 +47,7 @@ from services.catalog.domain import ImageFormat, NewImage
 from services.catalog.images import prepare
 from services.catalog.store import Store, Transactions
 from services.catalog.tables import image_to_row, images
-from services.catalog.uploads import GROUP_FILES
+from services.catalog.uploads import GROUP_BYTES, GROUP_FILES
 from services.common.blobs import BlobStore
 from services.common.clients import CHANNEL_OPTIONS
 from services.common.database import open_database
@@ -267,11 +267,12 @@ def raw_rows(database: Path) -> float:
 def store_rows(loop: asyncio.AbstractEventLoop, store: Store, database: Path) -> float:
     """Seconds of the rows of an upload through the store, in an upload's groups."""
     dataset_id, new = new_dataset(database), rows()
+    group = min(GROUP_FILES, GROUP_BYTES // new[0].size_bytes)
 
     async def add() -> float:
         began = time.perf_counter()
-        for start in range(0, FILES, GROUP_FILES):
-            outcome = await store.add_images(dataset_id, new[start : start + GROUP_FILES])
+        for start in range(0, FILES, group):
+            outcome = await store.add_images(dataset_id, new[start : start + group])
             if not all(added for _, added in outcome):
                 raise RuntimeError("a row was taken for a repeated one")
         return time.perf_counter() - began

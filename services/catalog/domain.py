@@ -89,6 +89,22 @@ class Image:
     created_at: datetime
 
 
+def image_from_new(new: NewImage, *, id: int, dataset_id: int, created_at: datetime) -> Image:
+    """The image that `new` becomes in a dataset."""
+    return Image(
+        id,
+        dataset_id,
+        new.filename,
+        new.caption,
+        new.sha256,
+        new.format,
+        new.width,
+        new.height,
+        new.size_bytes,
+        created_at,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     digest: str

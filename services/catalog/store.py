@@ -189,10 +189,17 @@ class Store:
         """Adds what breaks no unique constraint, and counts it. Returns what was added, by digest."""
         if not new:
             return {}
-        shared = {"dataset_id": dataset_id, "request_id": request_id, "created_at": now()}
+        moment = now()
+        shared = {"dataset_id": dataset_id, "request_id": request_id, "created_at": moment}
         values = [{**image_to_row(image), **shared} for image in new]
-        insert = insert_or_ignore(images, connection.dialect).returning(images)
-        added = {row.sha256: image_from_row(row) for row in await connection.execute(insert, values)}
+        # Only what the database chooses comes back: reading whole rows would take longer than writing them.
+        insert = insert_or_ignore(images, connection.dialect).returning(images.c.id, images.c.sha256)
+        ids = {sha256: id for id, sha256 in await connection.execute(insert, values)}
+        added = {
+            image.sha256: domain.image_from_new(image, id=ids[image.sha256], dataset_id=dataset_id, created_at=moment)
+            for image in new
+            if image.sha256 in ids
+        }
         if added:
             await connection.execute(_grow(dataset_id, added.values()))
         return added

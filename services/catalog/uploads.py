@@ -11,7 +11,7 @@ from services.catalog.store import Store
 from services.common.blobs import BlobStore
 from services.common.pictures import MAX_BYTES
 
-GROUP_FILES = 64
+GROUP_FILES = 256
 GROUP_BYTES = 32 * 1024 * 1024
 
 

@@ -18,7 +18,6 @@ from services.trainer.__main__ import serving
 from services.trainer.config import TrainerSettings
 from tests.catalog.house import Catalog, catalog_at, png, refused
 
-
 if TYPE_CHECKING:  # in the stubs of the generated code alone
     from atelier.trainer.v1.trainer_service_pb2_grpc import TrainerServiceAsyncStub
 
