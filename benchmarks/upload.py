@@ -315,7 +315,7 @@ def main() -> None:
     report(
         "upload",
         [
-            row("atelier, 1,000 files", "atelier", middle["socket"] / ours, "raw socket + write", SOCKET_TARGET),
+            row(f"atelier, {FILES:,} files", "atelier", middle["socket"] / ours, "raw socket + write", SOCKET_TARGET),
             row("  the same", "atelier", middle["orm"] / ours, "an ORM commit per image"),
             row("  the same", "atelier", middle["decode"] / ours, "decoding alone"),
             row("  the same", "atelier", middle["unsynced"] / ours, "raw socket + write, unsynced"),
