@@ -1,5 +1,6 @@
 """Where weights come from: the blob store, an operator's folder, or a model hub. Pickles are never read."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -31,10 +32,24 @@ def materialise(model_files: Sequence[tuple[str, str]], blobs: BlobStore, cache_
         if not blobs.exists(digest):
             raise WeightsUnavailable(f"the weights file {path} is not in the blob store (SHA-256 {digest})")
         sources.append((_inside(path), blobs.path(digest)))
-    if folder.is_dir() and all((folder / place).exists() for place, _ in sources):
+    if _holds(folder, sources):
         return folder
     cache_dir.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=cache_dir, prefix=".making-"))
+    # One maker at a time, threads and processes alike: who looked while another was making would take the fresh folder
+    # for one of an earlier time, and remove it from under its readers.
+    with (cache_dir / ".making.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _holds(folder, sources):
+            _make(folder, sources)
+    return folder
+
+
+def _holds(folder: Path, sources: Sequence[tuple[PurePosixPath, Path]]) -> bool:
+    return folder.is_dir() and all((folder / place).exists() for place, _ in sources)
+
+
+def _make(folder: Path, sources: Sequence[tuple[PurePosixPath, Path]]) -> None:
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
         for place, source in sources:
             target = aside / place
@@ -43,13 +58,8 @@ def materialise(model_files: Sequence[tuple[str, str]], blobs: BlobStore, cache_
         if folder.is_dir():  # links of an earlier time whose files are gone
             shutil.rmtree(folder)
         aside.replace(folder)
-    except OSError:
-        # Another process may have renamed its folder there first; it holds the same files.
-        if not all((folder / place).exists() for place, _ in sources):
-            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def find_hub(repo_id: str, revision: str, cache_dir: Path, *, weights_dir: Path | None = None) -> Path | None:

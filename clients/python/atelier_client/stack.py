@@ -180,9 +180,9 @@ class Stack:
         announce.unlink(missing_ok=True)
         prefix = f"ATELIER_{name.upper()}_"
         full = {
-            # Torch's threads shall sleep while they wait, not spin: a worker that trains and a Generator that draws share
-            # these cores, and spinning threads keep each other from the work. Drawing beside a loaded pair of cores took
-            # 18 to 28 s a picture with spinning and under 1 s without.
+            # Torch's threads shall sleep while they wait, not spin: a worker that trains and a Generator that draws
+            # share these cores, and spinning threads keep each other from the work. On two cores with other load, ten
+            # steps of the starter model took 18 to 28 s with spinning and under 1 s without.
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
             "ATELIER_DATA_DIR": str(self.data_dir),
