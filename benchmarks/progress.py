@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from benchmarks.harness import Row, percentile, report, spread
 from services.catalog.__main__ import build
 from services.catalog.config import CatalogSettings
 from services.common.clients import open_channel
+from services.common.telemetry import configure_logging
 from services.trainer.__main__ import serving
 from services.trainer.config import TrainerSettings
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # these are in the stubs of the generated code alone
 
 WATCHERS = (1, 50, 1000)
 CHANNELS = 10
+MIN_STEPS = 10
+"""In a window, however long they take."""
 IMAGES = Path(__file__).resolve().parents[1] / "assets" / "demo-images"
 SLOWER_AT_MOST, WAIT_AT_MOST_SECONDS = 1.01, 1.0  # to reach
 
@@ -69,6 +71,13 @@ class Watcher:
         self.first = asyncio.Event()
 
     async def watch(self, stub: "TrainerServiceAsyncStub", job_id: str) -> None:
+        """Until it is cancelled or its stream breaks."""
+        try:
+            await self._watch(stub, job_id)
+        finally:
+            self.first.set()
+
+    async def _watch(self, stub: "TrainerServiceAsyncStub", job_id: str) -> None:
         opened = time.time()
         request = pb.WatchTrainingJobRequest(job_id=job_id, after_sequence=self.expected - 1)
         async for response in stub.WatchTrainingJob(request):
@@ -112,6 +121,8 @@ async def watch_on_command(address: str, job_id: str) -> None:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
             failed = [end for end in ends if isinstance(end, Exception)]
+            for error in failed[:1]:
+                print(f"{len(failed)} streams broke: {error}", file=sys.stderr)
             answer = {
                 "waits": [round(wait, 4) for watcher in watchers for wait in watcher.waits],
                 "heard": sum(watcher.heard for watcher in watchers),
@@ -125,6 +136,7 @@ async def watch_on_command(address: str, job_id: str) -> None:
 
 async def serve(folder: Path) -> None:
     """A Catalog and a Trainer until standard input closes; their addresses are the first line of output."""
+    configure_logging(level="warning")  # to standard error: nobody reads on from standard output
     blobs = (folder / "blobs").as_uri()
     worker = (sys.executable, "-m", "benchmarks.progress", "--worker")
     async with AsyncExitStack() as stack:
@@ -144,7 +156,7 @@ async def child(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "benchmarks.progress", *arguments)
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, limit=1 << 28
+        *command, stdin=pipe, stdout=pipe, limit=1 << 28
     )
     try:
         yield process
@@ -196,8 +208,10 @@ async def measure(
 
     await ask(watching, {"watchers": number, "after": (await job()).last_sequence - 1})
     began = await job()
-    await asyncio.sleep(seconds)
-    ended = await job()
+    ended, until = began, time.time() + seconds
+    while time.time() < until or ended.progress.step < began.progress.step + MIN_STEPS:
+        await asyncio.sleep(0.5)
+        ended = await job()
     heard = await ask(watching, {})
     steps = ended.progress.step - began.progress.step
     return (ended.progress.elapsed_millis - began.progress.elapsed_millis) / 1e3 / steps, heard

@@ -118,7 +118,7 @@ async def test_a_worker_whose_job_was_ended_meanwhile_is_told(store: Store) -> N
 async def test_the_last_word_ends_the_stream_and_what_follows_is_not_heard(store: Store) -> None:
     desk, id = desk_of(store), await running(store)
     words = said(Numbered(1, progress(1)), Numbered(2, trained()), Numbered(3, log("late")), then_wait=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         heard = await answers(desk.workers.attach(id, TOKEN, words))
     assert heard[-1] == Ack(2)
     assert desk.trained == [id]

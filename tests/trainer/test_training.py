@@ -302,7 +302,7 @@ async def test_a_worker_that_does_not_obey_is_killed(client: Client, monkeypatch
     job = await client.create()
     await client.until(job.id, "step")
     assert (await cancelled(client, job.id)).status == tr.JOB_STATUS_CANCELLED
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while workers_of(job.id):  # noqa: ASYNC110  # a process can only be asked
             await asyncio.sleep(0.05)
 
