@@ -23,7 +23,7 @@ DONE, FAILED, NOT_WANTED = 0, 1, 3
 def main() -> int:
     configure_logging()
     log = get_logger("trainer-worker")
-    settings = WorkerSettings()  # type: ignore[call-arg]  # from the environment
+    settings = WorkerSettings()
     link = TrainerLink(
         settings.trainer_address,
         job_id=settings.job_id,

@@ -1,6 +1,7 @@
 """What the Trainer hands a worker, and what the worker says back, between domain values and protos."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from atelier.catalog.v1 import model_pb2
 from atelier.trainer.v1 import training_pb2, worker_service_pb2
@@ -103,7 +104,7 @@ def report_to_proto(report: domain.Report, number: int) -> worker_service_pb2.Wo
             message.trained.CopyFrom(
                 worker_service_pb2.TrainedWeights(
                     step=report.step,
-                    layout=model_pb2.WeightsLayout.Name(report.layout),
+                    layout=cast("model_pb2.WeightsLayout.ValueType", report.layout),
                     files=files_to_proto(report.files),
                 )
             )

@@ -22,7 +22,7 @@ def choose_device(wanted: Device) -> str:
         return best_device()
     if not there[wanted]:
         raise InvalidArgument(f"this worker has no {wanted.value} device", field="config.device")
-    return wanted.value
+    return str(wanted.value)
 
 
 def choose_precision(wanted: Precision, device: str) -> str:
@@ -36,7 +36,7 @@ def choose_precision(wanted: Precision, device: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if wanted is Precision.FP16 and device == "cpu":
         raise InvalidArgument("fp16 needs a GPU; choose bf16 or no", field="config.mixed_precision")
-    return wanted.value
+    return str(wanted.value)
 
 
 def frozen_dtype(precision: str) -> "torch.dtype":

@@ -59,7 +59,7 @@ def train(
         meter.begin_step()
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step)
-        losses = []
+        losses: list[torch.Tensor] = []
         for batch in step_batches(step, pictures, schedule, config, plan):
             with accelerator.autocast(), _dropout_from(config, step, len(losses)):
                 loss = batch_loss(trainee, pictures, batch)
@@ -82,7 +82,8 @@ def batch_loss(trainee: Trainee, pictures: TrainingSet, batch: Batch) -> "torch.
     embeddings = pictures.captions(batch.rows, batch.captionless)
     prediction = trainee.components.unet(noisy, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
     errors = (prediction.float() - target).square().mean(dim=(1, 2, 3))
-    return (errors * _send(batch.weights, device)).sum()
+    loss: torch.Tensor = (errors * _send(batch.weights, device)).sum()
+    return loss
 
 
 def _send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":

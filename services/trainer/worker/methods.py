@@ -161,7 +161,11 @@ def save_weights(trainee: Trainee, folder: Path, record: Mapping[str, str]) -> l
         _save_denoiser(components.unet, folder / "unet", record)
         if trainee.trains_text_encoder:
             _save_text_encoder(components.text_encoder, folder / "text_encoder", record)
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        if path.suffix == ".safetensors":
+            _sort_header(path)
+    return [path.relative_to(folder) for path in paths]
 
 
 def _save_denoiser(unet: "torch.nn.Module", folder: Path, record: Mapping[str, str]) -> None:
@@ -187,6 +191,19 @@ def _save_text_encoder(text_encoder: "torch.nn.Module", folder: Path, record: Ma
     save_file(
         {name: value.clone() for name, value in load_file(file).items()}, file, metadata={"format": "pt", **record}
     )
+
+
+def _sort_header(file: Path) -> None:
+    """Puts the header's record in order, in place: safetensors writes it in a random one, and equal trainings shall
+    give equal bytes. The header is its length in 8 bytes, then JSON, which may end in spaces."""
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:  # always, unless a later safetensors escapes less than json does
+            stream.seek(8)
+            stream.write(text.ljust(length))
 
 
 def _halved(value: "torch.Tensor") -> "torch.Tensor":

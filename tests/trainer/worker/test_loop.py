@@ -31,7 +31,9 @@ def fixed_loss(components: Components, pixels: torch.Tensor, config: TrainingCon
     trainee = make_trainee(components, Method.FULL, config, frozen=torch.float32)
     schedule, plan = schedule_of(components.scheduler_config), make_plan(config, len(pixels))
     with torch.no_grad():
-        batches = [batch for step in (901, 902, 903, 904) for batch in step_batches(step, pictures, schedule, config, plan)]
+        batches = [
+            batch for step in (901, 902, 903, 904) for batch in step_batches(step, pictures, schedule, config, plan)
+        ]
         return sum(float(batch_loss(trainee, pictures, batch)) for batch in batches) / 4
 
 

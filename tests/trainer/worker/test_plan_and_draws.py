@@ -23,9 +23,7 @@ from tests.trainer.worker.conftest import make_config
 def test_steps_are_the_epochs_batches_unless_a_number_is_asked_for(
     images: int, batch: int, accumulation: int, epochs: int, max_steps: int | None, expected: int
 ) -> None:
-    config = make_config(
-        batch_size=batch, gradient_accumulation_steps=accumulation, epochs=epochs, max_steps=max_steps
-    )
+    config = make_config(batch_size=batch, gradient_accumulation_steps=accumulation, epochs=epochs, max_steps=max_steps)
     plan = make_plan(config, images)
     assert plan.total_steps == expected
     assert plan.epoch_of(plan.total_steps) == plan.total_epochs

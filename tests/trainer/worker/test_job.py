@@ -1,0 +1,269 @@
+"""Whole jobs in this process: what they report, what they leave in the blob store, and how they end."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from safetensors import safe_open
+
+from services.common.blobs import BlobStore
+from services.common.errors import AtelierError, InvalidArgument
+from services.diffusion.load import load_components
+from services.diffusion.weights import materialise
+from services.trainer.domain import (
+    Checkpoint,
+    CheckpointConfig,
+    Device,
+    DreamBoothConfig,
+    Loading,
+    LoadingStage,
+    LoraConfig,
+    Method,
+    Precision,
+    Progress,
+    Report,
+    Sample,
+    SampleConfig,
+    Trained,
+    TrainingConfig,
+)
+from services.trainer.worker.assignment import Assignment, BaseModel
+from services.trainer.worker.data import Item
+from services.trainer.worker.job import run_job
+from services.trainer.worker.prepare import Places
+from tests.trainer.worker.conftest import CAPTIONS, make_config
+
+pytestmark = pytest.mark.usefixtures("accelerator")
+
+
+@dataclass(frozen=True)
+class House:
+    """A base model and pictures in a blob store."""
+
+    places: Places
+    base: BaseModel
+    items: tuple[Item, ...]
+
+    def run(self, config: TrainingConfig, method: Method = Method.LORA) -> Iterator[Report | None]:
+        assignment = Assignment("0f0e0d0c-1111-2222-3333-444455556666", method, config, "ab" * 32, (self.base,))
+        return run_job(assignment, self.items, self.places)
+
+    def reports(self, config: TrainingConfig, method: Method = Method.LORA) -> list[Report]:
+        return [report for report in self.run(config, method) if report is not None]
+
+    def folder(self, trained: Trained) -> Path:
+        """The trained weights as a folder."""
+        files = [(file.path, file.sha256) for file in trained.files]
+        return materialise(files, self.places.blobs, self.places.models)
+
+
+@pytest.fixture
+def house(pipeline: Path, blobs: BlobStore, tmp_path: Path) -> House:
+    paths = sorted(path for path in pipeline.rglob("*") if path.is_file())
+    files = tuple((path.relative_to(pipeline).as_posix(), blobs.put_file(path)[0]) for path in paths)
+    base = BaseModel(7, "tiny", "stable_diffusion", "cd" * 32, files)
+    places = Places(blobs, tmp_path / "scratch", tmp_path / "models", tmp_path / "hub", None)
+    return House(places, base, tuple(picture(blobs, place) for place in range(5)))
+
+
+def picture(blobs: BlobStore, place: int) -> Item:
+    pixels = numpy.random.default_rng(place).integers(0, 256, (40 + place, 36, 3), dtype=numpy.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return Item(blobs.put(buffer.getvalue()), f"{place}.png", CAPTIONS[place], 36, 40 + place)
+
+
+def last(reports: list[Report]) -> Trained:
+    assert isinstance(reports[-1], Trained)
+    return reports[-1]
+
+
+def digests(trained: Trained) -> dict[str, str]:
+    return {file.path: file.sha256 for file in trained.files}
+
+
+def test_a_lora_job_reports_its_stages_its_steps_and_its_weights(house: House) -> None:
+    reports = house.reports(make_config(epochs=2))
+    stages = [report.stage for report in reports if isinstance(report, Loading)]
+    assert list(dict.fromkeys(stages)) == [
+        LoadingStage.LOADING_MODEL,
+        LoadingStage.CACHING_LATENTS,
+        LoadingStage.SAVING,
+    ]
+    assert [report.step for report in reports if isinstance(report, Progress)] == [1, 2, 3, 4, 5, 6]
+    trained = last(reports)
+    assert (trained.step, trained.layout) == (6, 2)
+    assert [file.path for file in trained.files] == ["pytorch_lora_weights.safetensors"]
+    assert trained.files[0].size_bytes == house.places.blobs.size(trained.files[0].sha256)
+    assert not list(house.places.scratch.glob("weights-*"))
+
+
+def test_the_same_job_gives_the_same_bytes_with_or_without_samples_and_checkpoints(house: House) -> None:
+    config = make_config(epochs=2, random_flip=True, caption_dropout=0.2, lora=LoraConfig(rank=2, dropout=0.1))
+    plain = last(house.reports(config))
+    samples = SampleConfig(("red apple", "blue cat"), interval_steps=2, steps=2)
+    busy = house.reports(replace(config, samples=samples, checkpoints=CheckpointConfig(interval_steps=1)))
+    assert digests(plain) == digests(last(busy))
+    drawn = [(report.step, report.index) for report in busy if isinstance(report, Sample)]
+    assert drawn == [(2, 0), (2, 1), (4, 0), (4, 1), (6, 0), (6, 1)]
+    image = next(report for report in busy if isinstance(report, Sample))
+    with Image.open(house.places.blobs.path(image.sha256)) as png:
+        assert (png.format, png.size) == ("PNG", (image.width, image.height)) == ("PNG", (32, 32))
+
+
+def test_only_the_latest_checkpoints_keep_their_weights(house: House) -> None:
+    reports = house.reports(make_config(max_steps=5, checkpoints=CheckpointConfig(interval_steps=1, keep=2)))
+    saved = [report for report in reports if isinstance(report, Checkpoint)]
+    assert [checkpoint.step for checkpoint in saved] == [1, 2, 3, 4]
+    there = [house.places.blobs.exists(checkpoint.files[0].sha256) for checkpoint in saved]
+    assert there == [False, False, True, True]
+    assert house.places.blobs.exists(last(reports).files[0].sha256)
+
+
+def test_a_lora_draws_in_a_plain_pipeline_what_the_trained_model_draws(house: House, pipeline: Path) -> None:
+    config = make_config(max_steps=8, learning_rate=3e-2, train_text_encoder=True, lora=LoraConfig(rank=4, alpha=2.0))
+    samples = SampleConfig(("red apple",), steps=3, guidance_scale=2.0)
+    reports = house.reports(replace(config, samples=samples))
+    sample = next(report for report in reports if isinstance(report, Sample))
+    file = house.places.blobs.path(last(reports).files[0].sha256)
+    with safe_open(file, framework="pt") as weights:
+        record = weights.metadata()
+        keys = set(weights.keys())
+    assert record["ss_network_dim"] == "4"
+    assert record["ss_network_alpha"] == "2.0"
+    assert record["atelier_job_id"] == "0f0e0d0c-1111-2222-3333-444455556666"
+    assert record["atelier_snapshot_digest"] == "ab" * 32
+    assert record["ss_sd_model_hash"] == "cd" * 32
+    assert {key.partition(".")[0] for key in keys} == {"unet", "text_encoder"}
+    plain = StableDiffusionPipeline.from_pretrained(pipeline)
+    plain.set_progress_bar_config(disable=True)
+    plain.load_lora_weights(house.folder(last(reports)), weight_name="pytorch_lora_weights.safetensors")
+
+    def draw() -> numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.int64]]:
+        from services.trainer.worker.seeds import derive_seed
+
+        generator = torch.Generator().manual_seed(derive_seed(7, "sample", 0))
+        arguments = {"num_inference_steps": 3, "guidance_scale": 2.0, "width": 32, "height": 32}
+        return numpy.array(plain("red apple", generator=generator, **arguments).images[0]).astype(int)
+
+    with_lora = draw()
+    plain.unload_lora_weights()
+    trained = numpy.array(Image.open(house.places.blobs.path(sample.sha256))).astype(int)
+    assert abs(with_lora - trained).max() <= 1
+    assert abs(draw() - trained).max() > 8
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_full_training_leaves_half_precision_folders_that_plain_diffusers_loads(
+    house: House, pipeline: Path, text_encoder: bool
+) -> None:
+    config = make_config(max_steps=2, learning_rate=1e-2, train_text_encoder=text_encoder)
+    trained = last(house.reports(config, Method.FULL))
+    assert trained.layout == 1
+    folder = house.folder(trained)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    base = UNet2DConditionModel.from_pretrained(pipeline / "unet")
+    assert not torch.equal(unet.conv_in.weight, base.conv_in.weight)
+    assert (folder / "text_encoder").exists() == text_encoder
+    with safe_open(folder / "unet/diffusion_pytorch_model.safetensors", framework="pt") as weights:
+        assert weights.get_tensor("conv_in.weight").dtype == torch.float16
+        assert weights.metadata()["atelier_method"] == "full"
+    whole = load_components([folder, pipeline], family="stable_diffusion", device="cpu", dtype=torch.float32)
+    plain = load_components([pipeline], family="stable_diffusion", device="cpu", dtype=torch.float32)
+    pairs = zip(whole.text_encoder.parameters(), plain.text_encoder.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs) != text_encoder
+    # A model trained on this one takes what it lacks from the base behind it.
+    again = BaseModel(8, "mine", "stable_diffusion", "", tuple((each.path, each.sha256) for each in trained.files))
+    assignment = Assignment("1" * 36, Method.LORA, make_config(max_steps=1), "ab" * 32, (again, house.base))
+    assert isinstance(list(run_job(assignment, house.items, house.places))[-1], Trained)
+
+
+def test_dreambooth_draws_its_class_with_the_base_model_before_it_trains(house: House) -> None:
+    dreambooth = DreamBoothConfig("photo of sks dog", "a dog", prior_preservation=True, num_class_images=3)
+    config = make_config(max_steps=2, dreambooth=dreambooth)
+    reports = house.reports(config, Method.DREAMBOOTH)
+    drawing = [report for report in reports if getattr(report, "stage", None) is LoadingStage.DRAWING_CLASS_IMAGES]
+    assert [(report.done, report.total) for report in drawing if isinstance(report, Loading)] == [
+        (0, 3),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
+    caching = [report for report in reports if getattr(report, "stage", None) is LoadingStage.CACHING_LATENTS]
+    assert isinstance(caching[-1], Loading)
+    assert caching[-1].total == len(house.items) + 3
+    assert last(reports).layout == 2
+    whole = replace(config, dreambooth=replace(dreambooth, full=True, prior_preservation=False))
+    assert last(house.reports(whole, Method.DREAMBOOTH)).layout == 1
+
+
+def test_leaving_a_job_leaves_nothing_behind(house: House) -> None:
+    job = house.run(make_config(max_steps=100_000))
+    for report in job:
+        if isinstance(report, Progress):
+            break
+    job.close()  # type: ignore[attr-defined]  # an Iterator by its type, a generator by nature
+    assert not list(house.places.scratch.glob("weights-*"))
+
+
+def _poisoned(house: House) -> House:
+    return replace(house, items=(replace(house.items[0], sha256=house.places.blobs.put(b"no picture")),))
+
+
+def _gone(house: House) -> House:
+    return replace(house, items=(replace(house.items[0], sha256="0" * 64),))
+
+
+def _weightless(house: House) -> House:
+    return replace(house, base=replace(house.base, files=(("unet/config.json", "1" * 64),)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "reason", "words"),
+    [
+        (_poisoned, {}, "BAD_IMAGE", "0.png"),
+        (_gone, {}, "IMAGE_UNAVAILABLE", "0.png"),
+        (_weightless, {}, "WEIGHTS_UNAVAILABLE", "unet/config.json"),
+        (lambda house: replace(house, items=()), {}, "EMPTY_DATASET", "empty"),
+        (None, {"resolution": 40}, None, "config.resolution"),
+        (None, {"lora": LoraConfig(target_modules=("to_nowhere",))}, None, "config.lora.target_modules"),
+        (None, {"device": Device.MPS}, None, "config.device"),
+        (None, {"mixed_precision": Precision.FP16, "device": Device.CPU}, None, "config.mixed_precision"),
+    ],
+)
+def test_what_cannot_be_done_says_why(
+    house: House,
+    spoil: Callable[[House], House] | None,
+    changes: dict[str, object],
+    reason: str | None,
+    words: str,
+) -> None:
+    if "device" in changes and changes["device"] is Device.MPS and torch.backends.mps.is_available():
+        pytest.skip("there is an MPS device")
+    spoilt = spoil(house) if spoil else house
+    with pytest.raises(AtelierError) as raised:
+        spoilt.reports(make_config(max_steps=1, **changes))
+    assert words in raised.value.message or words in str(raised.value)
+    if reason is None:
+        assert isinstance(raised.value, InvalidArgument)
+    else:
+        assert raised.value.reason == reason
+
+
+def test_the_header_is_text_that_other_tools_read(house: House) -> None:
+    config = make_config(max_steps=1, trigger_word="inkstyle", snr_gamma=5.0)
+    file = house.places.blobs.path(last(house.reports(config)).files[0].sha256)
+    with safe_open(file, framework="pt") as weights:
+        record = weights.metadata()
+    assert record["modelspec.trigger_phrase"] == "inkstyle"
+    assert record["ss_resolution"] == "(32, 32)"
+    assert record["ss_num_train_images"] == "5"
+    assert float(record["ss_min_snr_gamma"]) == 5.0
+    assert json.loads(record["ss_network_args"])["target_modules"]
