@@ -1,15 +1,29 @@
 """A model's folder of links is made once, however many ask for it at once."""
 
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from threading import Barrier
 
+import pytest
+
 from services.common.blobs import BlobStore
+from services.diffusion import weights
 from services.diffusion.weights import materialise
 
 
-def test_many_who_ask_at_once_get_one_whole_folder(blobs: BlobStore, tmp_path: Path) -> None:
+def test_many_who_ask_at_once_get_one_whole_folder(
+    blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, random = weights._link, Random(0)
+
+    def link_slowly(source: Path, target: Path) -> None:
+        time.sleep(random.uniform(0, 0.002))  # so that makers, if there were several, would end one after another
+        link(source, target)
+
+    monkeypatch.setattr(weights, "_link", link_slowly)
     contents = {f"part{index}/file.json": f"content {index}".encode() for index in range(30)}
     files = [(path, blobs.put(content)) for path, content in contents.items()]
     assert all(digest == hashlib.sha256(contents[path]).hexdigest() for path, digest in files)
