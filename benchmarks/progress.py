@@ -13,6 +13,7 @@ Usage: python -m benchmarks.progress [--rounds 5] [--seconds 10]
 import argparse
 import asyncio
 import json
+import math
 import os
 import statistics
 import sys
@@ -69,6 +70,8 @@ class Watcher:
         self.wrong = 0
         self.waits: list[float] = []
         self.first = asyncio.Event()
+        self.since = math.inf
+        """Waits count for events stored after this moment, when all watchers had joined."""
 
     async def watch(self, stub: "TrainerServiceAsyncStub", job_id: str) -> None:
         """Until it is cancelled or its stream breaks."""
@@ -78,14 +81,13 @@ class Watcher:
             self.first.set()
 
     async def _watch(self, stub: "TrainerServiceAsyncStub", job_id: str) -> None:
-        opened = time.time()
         request = pb.WatchTrainingJobRequest(job_id=job_id, after_sequence=self.expected - 1)
         async for response in stub.WatchTrainingJob(request):
             event = response.event
             if event.HasField("heartbeat"):
                 continue
             stored = event.created_at.ToNanoseconds() / 1e9
-            if stored > opened:
+            if stored > self.since:
                 self.waits.append(time.time() - stored)
             self.wrong += event.sequence != self.expected
             self.expected = event.sequence + 1
@@ -108,7 +110,7 @@ async def watch_on_command(address: str, job_id: str) -> None:
             ]
             await asyncio.gather(*(watcher.first.wait() for watcher in watchers))
             for watcher in watchers:
-                watcher.waits.clear()
+                watcher.since = time.time()
             print(json.dumps({"seconds": time.time() - opened}), flush=True)
             await loop.run_in_executor(None, sys.stdin.readline)
             # Those who are a little behind shall have what the first of them has.
