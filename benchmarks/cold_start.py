@@ -1,8 +1,8 @@
 """cold_start: from `atelier up` on an empty data folder to all services healthy, and to the first picture.
 
 Beside it, what nothing can be quicker than here: one bare process that imports diffusers, loads the starter model and
-draws the same picture. Files are in the page cache in all rounds (nothing here may drop it): a first start after boot is
-slower by the time the disk needs.
+draws the same picture. Files are in the page cache in all rounds (nothing here may drop it): a first start after boot
+is slower by the time the disk needs.
 """
 
 import contextlib
