@@ -123,7 +123,8 @@ def _find_part(part: Part, folders: Sequence[Path]) -> Path:
     for folder in folders:
         home = folder / part.name
         if home.is_dir():
-            for name in part.files:
+            whole = part.instead is not None and (home / part.instead).is_file()
+            for name in () if whole else part.files:
                 if not (home / name).is_file():
                     raise WeightsUnavailable(f"the file {part.name}/{name} of the model is missing")
             if part.weights and _variant(home, part.weights) is None:

@@ -98,6 +98,17 @@ def test_half_precision_files_load(tiny_folder: Path, tmp_path: Path) -> None:
     assert load(folder).unet.conv_in.weight.dtype == torch.float32
 
 
+def test_a_pipeline_as_diffusers_saves_it_today_loads(
+    tiny_folder: Path, tmp_path: Path, components: Components
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    StableDiffusionPipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "tokenizer" / "vocab.json").exists()
+    words = ["a red apple, xyz"]
+    assert load(tmp_path / "saved").tokenizer(words).input_ids == components.tokenizer(words).input_ids
+
+
 @pytest.mark.parametrize("family", ["stable_diffusion_xl", "stable_video_diffusion"])
 def test_a_family_that_is_not_there_says_what_is(tiny_folder: Path, family: str) -> None:
     with pytest.raises(FailedPrecondition, match="it loads: stable_diffusion") as caught:

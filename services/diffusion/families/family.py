@@ -14,6 +14,7 @@ class Part:
     class_name: str
     weights: str | None = None  # safetensors file, if it has weights
     files: tuple[str, ...] = ()
+    instead: str | None = None  # a file that makes up for all of `files`
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,13 @@ def fix_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
 FAMILY = Family(
     name="stable_diffusion",
     parts=(
-        Part("tokenizer", "transformers", "CLIPTokenizer", files=("vocab.json", "merges.txt")),
+        Part(
+            "tokenizer",
+            "transformers",
+            "CLIPTokenizer",
+            files=("vocab.json", "merges.txt"),
+            instead="tokenizer.json",  # all that transformers 5 saves
+        ),
         Part("text_encoder", "transformers", "CLIPTextModel", "model.safetensors", ("config.json",)),
         Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model.safetensors", ("config.json",)),
         Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model.safetensors", ("config.json",)),
