@@ -24,6 +24,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from atelier.catalog.v1 import catalog_service_pb2 as catalog_pb2
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.trainer.v1 import trainer_service_pb2 as pb
@@ -68,17 +69,22 @@ class Watcher:
         self.expected = after + 1
         self.heard = 0
         self.wrong = 0
+        self.cuts = 0
         self.waits: list[float] = []
         self.first = asyncio.Event()
         self.since = math.inf
         """Waits count for events stored after this moment, when all watchers had joined."""
 
     async def watch(self, stub: "TrainerServiceAsyncStub", job_id: str) -> None:
-        """Until it is cancelled or its stream breaks."""
-        try:
-            await self._watch(stub, job_id)
-        finally:
-            self.first.set()
+        """Until it is cancelled; a stream that is cut goes on after the last event heard, as the SDK does it."""
+        while True:
+            try:
+                await self._watch(stub, job_id)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE):
+                    raise
+            self.cuts += 1
+            await asyncio.sleep(0.1)
 
     async def _watch(self, stub: "TrainerServiceAsyncStub", job_id: str) -> None:
         request = pb.WatchTrainingJobRequest(job_id=job_id, after_sequence=self.expected - 1)
@@ -119,15 +125,17 @@ async def watch_on_command(address: str, job_id: str) -> None:
             while time.time() < deadline and any(watcher.expected < newest for watcher in watchers):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             behind = sum(watcher.expected < newest for watcher in watchers)
+            cuts = sum(watcher.cuts for watcher in watchers)
             for task in tasks:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
             failed = [end for end in ends if isinstance(end, Exception)]
             for error in failed[:1]:
-                print(f"{len(failed)} streams broke: {error}", file=sys.stderr)
+                print(f"{len(failed)} watchers broke off: {error}", file=sys.stderr)
             answer = {
                 "waits": [round(wait, 4) for watcher in watchers for wait in watcher.waits],
                 "heard": sum(watcher.heard for watcher in watchers),
+                "cuts": cuts,
                 "wrong": sum(watcher.wrong for watcher in watchers) + behind + len(failed),
             }
             print(json.dumps(answer), flush=True)
@@ -255,6 +263,8 @@ async def run(rounds: int, seconds: float) -> int:
         reached = late < WAIT_AT_MOST_SECONDS
         rows.append(Row(f"wait, {number} watchers, p99", late * 1e3, "ms", target="< 1000", reached=reached))
         rows.append(Row(f"lost or doubled of {len(waits)}", wrong, "events", target="0", reached=wrong == 0))
+        cuts = sum(said["cuts"] for said in heard[number])
+        rows.append(Row(f"streams cut and resumed, {number} watchers", cuts, "streams"))
     cores = {"services_and_watchers": sorted(services), "worker": sorted(worker)}
     figures = {"unwatched": alone, **{f"{number} watchers": watched[number] for number in WATCHERS}}
     figures |= {f"{number} watchers to unwatched": ratios[number] for number in WATCHERS}
