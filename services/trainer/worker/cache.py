@@ -91,14 +91,15 @@ def cached_captions(components: Components, prompts: Sequence[str], *, dtype: "t
     with torch.no_grad():
         parts = [encode_prompts(components, [distinct[place] for place in part]) for part in in_parts(distinct)]
     table = torch.cat(parts).to(dtype)
-    home = components.unet.device if table.nbytes <= ON_DEVICE_BYTES else torch.device("cpu")
+    device = components.device
+    home = device if table.nbytes <= ON_DEVICE_BYTES else torch.device("cpu")
     table = table.to(home)
     places = {prompt: place for place, prompt in enumerate(distinct)}
     index = torch.tensor([places[prompt] for prompt in prompts])
 
     def embed(rows: "torch.Tensor", captionless: "torch.Tensor") -> "torch.Tensor":
         chosen = index[rows].masked_fill(captionless, 0)
-        return table[chosen.to(table.device)].to(components.unet.device)
+        return table[chosen.to(home)].to(device)
 
     return embed
 

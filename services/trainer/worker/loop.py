@@ -1,6 +1,6 @@
 """The training loop: denoising score matching in latent space (Ho et al. 2020, Rombach et al. 2022)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,9 +50,14 @@ def train(
     """
     import torch
 
-    optimizer = accelerator.prepare_optimizer(
-        torch.optim.AdamW(trainee.parameters, lr=plan.learning_rate, weight_decay=config.weight_decay, fused=True)
+    # A LoRA is hundreds of small tensors. As views of one, they are clipped, updated and cleared in one go. A whole
+    # model has too many weights to hold their gradients while there are none.
+    parameters = [as_one(trainee.parameters)] if trainee.is_lora else trainee.parameters
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+        parameters, lr=plan.learning_rate, weight_decay=config.weight_decay, fused=True
     )
+    if accelerator.scaler is not None:  # its wrapper costs most of a millisecond a step; only fp16's scaling needs it
+        optimizer = accelerator.prepare_optimizer(optimizer)
     max_norm = config.max_grad_norm or float("inf")
     trainee.set_mode(training=True)
     for step in range(1, plan.total_steps + 1):
@@ -65,9 +70,9 @@ def train(
                 loss = batch_loss(trainee, pictures, batch)
             accelerator.backward(loss)
             losses.append(loss.detach())
-        norm = accelerator.clip_grad_norm_(trainee.parameters, max_norm)
+        norm = accelerator.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=not trainee.is_lora)
         images = len(plan.images_of(step))
         if meter.end_step(step, images, torch.stack(losses).sum(), norm) or settle_at(step):
             yield from meter.settle()
@@ -75,9 +80,21 @@ def train(
             yield None
 
 
+def as_one(parameters: "Sequence[torch.nn.Parameter]") -> "torch.nn.Parameter":
+    """A flat parameter of which all `parameters` (one dtype, one device) become views, and their gradients too."""
+    import torch
+
+    whole = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    whole.grad = torch.zeros_like(whole)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, data, grad in zip(parameters, whole.data.split(sizes), whole.grad.split(sizes), strict=True):
+        parameter.data, parameter.grad = data.view(parameter.shape), grad.view(parameter.shape)
+    return whole
+
+
 def batch_loss(trainee: Trainee, pictures: TrainingSet, batch: Batch) -> "torch.Tensor":
     """The batch's share of its step's loss."""
-    device = trainee.components.unet.device
+    device = trainee.device
     noisy, timesteps, target = (_send(each, device) for each in (batch.noisy, batch.timesteps, batch.target))
     embeddings = pictures.captions(batch.rows, batch.captionless)
     prediction = trainee.components.unet(noisy, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]

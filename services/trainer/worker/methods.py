@@ -21,6 +21,7 @@ class Trainee:
     """A loaded model of which `parameters` learn and everything else is frozen."""
 
     components: Components
+    device: "torch.device"  # the denoiser's; asking it would walk all its modules, milliseconds a step
     parameters: "list[torch.nn.Parameter]"
     is_lora: bool
     trains_text_encoder: bool
@@ -66,7 +67,7 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
 
     if config.seed is None:
         raise ValueError("training wants a seed")
-    unet, text_encoder = components.unet, components.text_encoder
+    unet, text_encoder, device = components.unet, components.text_encoder, components.device
     trains_text = config.train_text_encoder
     if trains_every_weight(method, config):
         unet.requires_grad_(True)
@@ -74,7 +75,7 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
         if not trains_text:
             _keep_as(frozen, text_encoder)
         parameters = [each for model in (unet, text_encoder) for each in model.parameters() if each.requires_grad]
-        trainee = Trainee(components, parameters, is_lora=False, trains_text_encoder=trains_text)
+        trainee = Trainee(components, device, parameters, is_lora=False, trains_text_encoder=trains_text)
     else:
         _keep_as(frozen, unet, text_encoder)
         lora = config.lora or LoraConfig()
@@ -89,7 +90,7 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
                 text_encoder=text_encoder if trains_text else None,
                 family=components.family.name,
             )
-        trainee = Trainee(components, parameters, is_lora=True, trains_text_encoder=trains_text)
+        trainee = Trainee(components, device, parameters, is_lora=True, trains_text_encoder=trains_text)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         if trains_text:
