@@ -1,0 +1,328 @@
+"""train_lora: a LoRA of rank 8 on 32 pictures for 10 epochs, the building of the caches included.
+
+The peer is a plain loop in the manner of diffusers' LoRA example: pictures prepared by workers' code at each access,
+VAE and text encoder in every step, accelerate, `clip_grad_norm_`, AdamW as it comes, `.item()` in every step. The
+limit is the UNet's forward and backward alone, as many times on the same shapes. Before anything is timed both loops
+get the same adapter and the same draws, and must tell the same losses.
+
+Two sizes: the starter model, where dispatch counts, and with --compute a wider random UNet of the same class, where
+arithmetic does.
+
+Usage: python -m benchmarks.train_lora [--rounds 5] [--epochs 10] [--compute]
+"""
+
+import argparse
+import copy
+import gc
+import io
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+# As a worker finds it where Atelier starts it; read by OpenMP when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+
+from benchmarks.harness import Row, report, spread
+from services.common.blobs import BlobStore
+from services.diffusion.load import Components, load_components
+from services.trainer.domain import LoraConfig, Method, TrainingConfig
+from services.trainer.worker.data import Item, crop_square, to_tensor
+from services.trainer.worker.draws import draw_step
+from services.trainer.worker.hardware import make_accelerator, memory_gauge
+from services.trainer.worker.loop import train
+from services.trainer.worker.meter import Meter
+from services.trainer.worker.methods import make_trainee
+from services.trainer.worker.objective import schedule_of
+from services.trainer.worker.plan import Plan, make_plan
+from services.trainer.worker.prepare import make_training_set
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+IMAGES, BATCH, RANK, SIDE, SEED = 32, 4, 8, 64, 11
+PARITY_STEPS, PARITY = 6, 2e-4  # steps compared, and the largest relative difference of a loss
+FASTER_THAN_PEER, OF_THE_BOUND = 1.6, 0.95  # to reach
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all contenders are given."""
+
+    components: Components
+    items: tuple[Item, ...]
+    blobs: BlobStore
+    config: TrainingConfig
+
+    @property
+    def plan(self) -> Plan:
+        return make_plan(self.config, len(self.items))
+
+
+def read_items(blobs: BlobStore) -> tuple[Item, ...]:
+    """The first demo pictures and their captions."""
+    items = []
+    for path in sorted((ASSETS / "demo-images").glob("*.png"))[:IMAGES]:
+        with Image.open(path) as picture:
+            width, height = picture.size
+        caption = path.with_suffix(".txt").read_text().strip()
+        items.append(Item(blobs.put(path.read_bytes()), path.name, caption, width, height))
+    return tuple(items)
+
+
+def load(*, compute: bool) -> Components:
+    """The starter model; with `compute` its UNet is replaced by a wider one of random weights."""
+    components = load_components(
+        [ASSETS / "starter-model"], family="stable_diffusion", device="cpu", dtype=torch.float32
+    )
+    if not compute:
+        return components
+    torch.manual_seed(0)
+    wide = {**components.unet.config, "block_out_channels": (96, 192, 384), "norm_num_groups": 32}
+    return replace(components, unet=UNet2DConditionModel.from_config(wide).eval().requires_grad_(False))
+
+
+def fresh(work: Work) -> Components:
+    """With a UNet of the contender's own, to put an adapter into: that, like loading, is before the clock starts."""
+    return replace(work.components, unet=copy.deepcopy(work.components.unet))
+
+
+# --- the contenders: each gets a fresh adapter, then does its work, giving the loss after every step ---
+
+
+def atelier(work: Work) -> Iterator[float]:
+    """The worker's own way: caches, then its loop."""
+    components = fresh(work)
+    trainee = make_trainee(components, Method.LORA, work.config, frozen=torch.float32)
+    yield math.nan
+    captions = [item.caption for item in work.items]
+    preparing = make_training_set(components, Method.LORA, work.config, work.items, captions, work.blobs, "cpu", "no")
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as end:
+            pictures = end.value
+            break
+    steps = train(
+        trainee,
+        pictures,
+        schedule_of(components.scheduler_config),
+        work.config,
+        work.plan,
+        accelerator=make_accelerator("cpu", "no"),
+        meter=Meter(work.plan, memory=memory_gauge("cpu")),
+        settle_at=lambda step: True,
+    )
+    for progress in steps:
+        assert progress is not None
+        yield progress.loss
+
+
+class Folder(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Pictures prepared at each access and captions tokenised once, as the example has them."""
+
+    def __init__(self, work: Work) -> None:
+        self._files = [work.blobs.get(item.sha256) for item in work.items]
+        tokenizer = work.components.tokenizer
+        self._tokens = tokenizer(
+            [item.caption for item in work.items],
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with Image.open(io.BytesIO(self._files[place])) as file:
+            picture = file.convert("RGB")
+        return to_tensor(crop_square(picture, SIDE)), self._tokens[place]
+
+
+Chance = Callable[[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""(step, latents' shape) -> where in the posterior, noise, timesteps."""
+
+
+def by_torch(step: int, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.randn(shape), torch.randn(shape), torch.randint(0, 1000, (shape[0],))
+
+
+def peer(work: Work, chance: Chance = by_torch, order: object = None) -> Iterator[float]:
+    """The plain loop. `chance` and `order` (a batch sampler) are given for the comparison of losses alone."""
+    components, config = fresh(work), work.config
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    unet, vae, text_encoder = components.unet, components.vae, components.text_encoder
+    parameters = make_trainee(components, Method.LORA, config, frozen=torch.float32).parameters
+    yield math.nan
+    if order is None:
+        loader = torch.utils.data.DataLoader(Folder(work), batch_size=config.batch_size, shuffle=True)
+    else:
+        loader = torch.utils.data.DataLoader(Folder(work), batch_sampler=order)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    unet, optimizer, loader, schedule = accelerator.prepare(unet, optimizer, loader, schedule)
+    scheduler = DDPMScheduler.from_config(components.scheduler_config)
+    unet.train()
+    step, total = 0, work.plan.total_steps
+    while step < total:
+        for pixels, tokens in loader:
+            step += 1
+            with accelerator.accumulate(unet):
+                with torch.no_grad():
+                    posterior = vae.encode(pixels).latent_dist
+                    jitter, noise, timesteps = chance(step, tuple(posterior.mean.shape))
+                    latents = (posterior.mean + posterior.std * jitter) * vae.config.scaling_factor
+                    words = text_encoder(tokens)[0]
+                noisy = scheduler.add_noise(latents, noise, timesteps)
+                target = scheduler.get_velocity(latents, noise, timesteps)
+                prediction = unet(noisy, timesteps, words, return_dict=False)[0]
+                loss = torch.nn.functional.mse_loss(prediction.float(), target.float(), reduction="mean")
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            yield loss.detach().item()
+            if step == total:
+                break
+
+
+def limit(work: Work) -> Iterator[float]:
+    """Forward and backward of the UNet with the adapter in it, and nothing else."""
+    components = fresh(work)
+    parameters = make_trainee(components, Method.LORA, work.config, frozen=torch.float32).parameters
+    components.unet.train()
+    side = SIDE // components.vae_factor
+    noisy = torch.randn(BATCH, components.unet.config.in_channels, side, side)
+    words = torch.randn(BATCH, components.tokenizer.model_max_length, components.text_encoder.config.hidden_size)
+    timesteps = torch.randint(0, 1000, (BATCH,))
+    yield math.nan
+    for _ in range(work.plan.total_steps):
+        loss = components.unet(noisy, timesteps, words, return_dict=False)[0].square().mean()
+        loss.backward()
+        for parameter in parameters:
+            parameter.grad = None
+        yield math.nan
+
+
+def compare_losses(work: Work) -> float:
+    """The largest relative difference between the two loops' losses over the first steps, given the same chance."""
+    short = replace(work, config=replace(work.config, max_steps=PARITY_STEPS))
+    schedule, plan = schedule_of(work.components.scheduler_config), short.plan
+
+    def same(step: int, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        draws = draw_step(
+            plan.seed,
+            step,
+            shape[0],
+            (shape[1], shape[2], shape[3]),
+            num_timesteps=len(schedule),
+            flip=False,
+            caption_dropout=0.0,
+            noise_offset=0.0,
+        )
+        return draws.jitter, draws.noise, draws.timesteps
+
+    def order() -> Iterator[list[int]]:
+        for step in range(1, plan.total_steps + 1):
+            yield [plan.order_of(plan.epoch_of(step))[place] for place in plan.images_of(step)]
+
+    ours = list(atelier(short))[1:]
+    theirs = list(peer(short, same, list(order())))[1:]
+    assert len(ours) == len(theirs) == PARITY_STEPS
+    return max(abs(one - two) / two for one, two in zip(ours, theirs, strict=True))
+
+
+def take_turns(work: Work) -> dict[str, tuple[float, float]]:
+    """Wall-clock and processor seconds of each contender's whole work. They take turns step by step, so that what else
+    the machine does falls on all of them alike; what lies before a contender's first yield is not counted."""
+    contenders = {"Atelier": atelier(work), "peer": peer(work), "limit": limit(work)}
+    for steps in contenders.values():
+        next(steps)
+    gc.collect()
+    spent = dict.fromkeys(contenders, (0.0, 0.0))
+    while contenders:
+        for name, steps in list(contenders.items()):
+            wall, processor = time.perf_counter(), time.process_time()
+            if next(steps, None) is None:
+                del contenders[name]
+            spent[name] = (
+                spent[name][0] + time.perf_counter() - wall,
+                spent[name][1] + time.process_time() - processor,
+            )
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--compute", action="store_true", help="a wider UNet instead of the starter model's")
+    arguments = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    config = TrainingConfig(
+        batch_size=BATCH, epochs=arguments.epochs, resolution=SIDE, seed=SEED, lora=LoraConfig(rank=RANK)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        blobs = BlobStore(Path(folder))
+        work = Work(load(compute=arguments.compute), read_items(blobs), blobs, config)
+        difference = compare_losses(work)
+        if difference > PARITY:
+            raise SystemExit(f"the loops do not learn the same: losses differ by {difference:.2g}")
+        take_turns(work)  # does not count
+        rounds = [take_turns(work) for _ in range(arguments.rounds)]
+    show(work, rounds, difference, name="train_lora_compute" if arguments.compute else "train_lora")
+
+
+def show(work: Work, rounds: list[dict[str, tuple[float, float]]], difference: float, *, name: str) -> None:
+    """Ratios are medians over the rounds of each round's own ratio: what else the machine did is in both halves of
+    it."""
+    wall = {each: [spent[each][0] for spent in rounds] for each in rounds[0]}
+    processor = {each: [spent[each][1] for spent in rounds] for each in rounds[0]}
+
+    def ratio(figures: dict[str, list[float]], one: str, two: str) -> float:
+        return statistics.median(first / second for first, second in zip(figures[one], figures[two], strict=True))
+
+    faster, of_limit = ratio(wall, "peer", "Atelier"), ratio(wall, "limit", "Atelier")
+    bound = ratio(wall, "peer", "limit")
+    reached = faster >= FASTER_THAN_PEER or faster >= OF_THE_BOUND * bound
+    wanted = f"{FASTER_THAN_PEER} or {OF_THE_BOUND} of {bound:.2f}"
+    images = work.plan.num_images * work.plan.total_epochs
+
+    def row(contender: str, ratio: float | None, against: str, target: str = "", reached: bool | None = None) -> Row:
+        rates = [images / seconds for seconds in wall[contender]]
+        return Row(contender, statistics.median(rates), "images/s", spread(rates), ratio, against, target, reached)
+
+    def processor_row(against: str, ratio: float) -> Row:
+        median = statistics.median(processor["Atelier"])
+        return Row("Atelier, processor time", median, "s", spread(processor["Atelier"]), ratio, against)
+
+    rows = [
+        row("Atelier", faster, "peer", wanted, reached),
+        row("Atelier", of_limit, "limit", str(OF_THE_BOUND), of_limit >= OF_THE_BOUND),
+        processor_row("peer", ratio(processor, "peer", "Atelier")),
+        processor_row("limit", ratio(processor, "limit", "Atelier")),
+        row("peer", None, ""),
+        row("limit", bound, "peer"),
+    ]
+    extra = {
+        "seeds": [SEED],
+        "threads": torch.get_num_threads(),
+        "steps": work.plan.total_steps,
+        "loss_difference": difference,
+        "processor_seconds": processor,
+    }
+    report(name, rows, figures=wall, extra=extra)
+
+
+if __name__ == "__main__":
+    main()
