@@ -4,7 +4,8 @@ import grpc
 from atelier.catalog.v1 import catalog_service_pb2
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 
-from services.common.clients import CHANNEL_OPTIONS, peer_errors
+from services.common.clients import CHANNEL_OPTIONS
+from services.common.status import error_from_rpc
 from services.trainer.worker.data import Item
 
 TIMEOUT_SECONDS = 300
@@ -15,10 +16,13 @@ def read_manifest(catalog_address: str, digest: str) -> list[Item]:
     Unavailable."""
     options = [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)]
     request = catalog_service_pb2.StreamSnapshotRequest(digest=digest)
-    with peer_errors("the Catalog"), grpc.insecure_channel(catalog_address, options=options) as channel:
-        parts = CatalogServiceStub(channel).StreamSnapshot(request, timeout=TIMEOUT_SECONDS, wait_for_ready=True)
-        return [
-            Item(item.sha256, item.filename, item.caption, item.width, item.height)
-            for part in parts
-            for item in part.items
-        ]
+    try:
+        with grpc.insecure_channel(catalog_address, options=options) as channel:
+            parts = CatalogServiceStub(channel).StreamSnapshot(request, timeout=TIMEOUT_SECONDS, wait_for_ready=True)
+            return [
+                Item(item.sha256, item.filename, item.caption, item.width, item.height)
+                for part in parts
+                for item in part.items
+            ]
+    except grpc.RpcError as error:
+        raise error_from_rpc(error, peer="the Catalog") from error
