@@ -26,7 +26,7 @@ WORK = CACHE / "work"
 def main() -> None:
     """Runs one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = ["fetch", "autoencoder", "base", "judge", "style", "export", "demo", "scores", "lora"]
+    steps = ["fetch", "autoencoder", "base", "style", "export", "demo", "scores", "lora"]
     parser.add_argument("step", choices=steps)
     parser.add_argument("--minutes", type=float, default=60, help="training time of autoencoder and base")
     parser.add_argument("--resume", action="store_true", help="autoencoder: go on from its last weights")
@@ -50,10 +50,6 @@ def run(step: str, work: Path, minutes: float, resume: bool) -> None:
         from assets.make import base as denoiser
 
         denoiser.train(vae, base, minutes=minutes)
-    elif step == "judge":
-        from assets.make import judge
-
-        judge.train(vae, work / "judge")
     elif step == "style":
         from assets.make import style
 
@@ -69,11 +65,11 @@ def run(step: str, work: Path, minutes: float, resume: bool) -> None:
     elif step == "scores":
         from assets.make.scores import score_base
 
-        print(json.dumps(score_base(ASSETS / "starter-model", work / "judge"), indent=1))
+        print(json.dumps(score_base(ASSETS / "starter-model"), indent=1))
     elif step == "lora":
         from assets.make.scores import score_lora
 
-        print(json.dumps(score_lora(ASSETS / "starter-model", work / "judge", work), indent=1))
+        print(json.dumps(score_lora(ASSETS / "starter-model", work), indent=1))
 
 
 if __name__ == "__main__":

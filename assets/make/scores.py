@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from assets.make.concepts import concepts
 from assets.make.data import sheet
 from assets.make.demo import PROMPTS
-from assets.make.judge import Judge, top
+from assets.make.judge import concept_ranks, subject_ranks, top
 from assets.make.lora import Settings, draw, fine_tune
 from assets.style_check import score
 
@@ -25,12 +25,12 @@ def load(folder: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
 
 
-def score_base(folder: Path, judge_folder: Path, *, guidance: float = 3.0, rescale: float = 0.0) -> dict[str, float]:
+def score_base(folder: Path, *, guidance: float = 3.0, rescale: float = 0.0) -> dict[str, float]:
     """Top-1 and top-5 over every concept, one picture each, and the mean style score; writes the sample sheet."""
-    pipeline, judge = load(folder), Judge(judge_folder)
+    pipeline = load(folder)
     captions = [caption for caption, _ in concepts().values()]
     images = draw(pipeline, captions, guidance=guidance, rescale=rescale)
-    ranks = judge.ranks(images, captions)
+    ranks = concept_ranks(images, captions)
     shown = draw(pipeline, list(SHOWN), guidance=guidance, rescale=rescale, seed=1)
     sheet(shown, 8).save(folder / "samples.png")
     style = score(images)
@@ -41,11 +41,11 @@ def score_base(folder: Path, judge_folder: Path, *, guidance: float = 3.0, resca
 
 
 def score_lora(
-    folder: Path, judge_folder: Path, out: Path, settings: Settings | None = None, *, guidance: float = 3.0,
-    rescale: float = 0.0, weight: float = 1.0, seeds: int = 2,
+    folder: Path, out: Path, settings: Settings | None = None, *, guidance: float = 3.0,
+    rescale: float = 0.0, weight: float = 1.0, seeds: int = 1,
 ) -> dict[str, float]:  # fmt: skip
-    """The unseen prompts before and after the demo's fine-tune: mean style scores and top-5; writes both sheets."""
-    pipeline, judge = load(folder), Judge(judge_folder)
+    """The unseen prompts before and after the demo's fine-tune: mean style scores, and whether the subject stayed."""
+    pipeline = load(folder)
     prompts = PROMPTS * seeds
     found: dict[str, float] = {}
     before = draw(pipeline, prompts, guidance=guidance, rescale=rescale)
@@ -53,8 +53,13 @@ def score_lora(
     pipeline.unet.set_adapters("demo", weight)
     after = draw(pipeline, prompts, guidance=guidance, rescale=rescale)
     for name, images in (("before", before), ("after", after)):
-        ranks, style = judge.ranks(images, prompts), score(images)
+        style = score(images)
         found[f"{name} style"] = sum(style) / len(style)
-        found[f"{name} top-1"], found[f"{name} top-5"] = top(ranks, 1), top(ranks, 5)
+    kept = [
+        rank
+        for start in range(0, len(prompts), 16)
+        for rank in subject_ranks(after[start : start + 16], before[start : start + 16])
+    ]
+    found["subject kept, of 16"], found["subject among 3, of 16"] = top(kept, 1), top(kept, 3)
     sheet(before[:16] + after[:16], 8).save(out / "lora.png")
     return found
