@@ -77,7 +77,8 @@ def build_scheduler() -> DDIMScheduler:
 def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     """Scaled latents (B, 4, 16, 16) of images (B, 3, 64, 64) in [-1, 1]."""
     modes = [vae.encode(part).latent_dist.mode() for part in images.split(64)]
-    return torch.cat(modes) * vae.config.scaling_factor
+    latents: torch.Tensor = torch.cat(modes) * vae.config.scaling_factor
+    return latents
 
 
 class Average:
