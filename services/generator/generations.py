@@ -94,9 +94,7 @@ class Generations:
         """
         if request_id is not None and (first := await self._store.by_request(request_id)) is not None:
             return await self._attach(first)
-        if sum(work.begun is None for work in self._works.values()) >= self._max_queue:
-            message = f"{self._max_queue} generations are waiting already"
-            raise ResourceExhausted(message, reason="QUEUE_FULL", retry_after_seconds=5)
+        self._check_queue()
         plan = await self._catalog.plan(wish.model_id, wish.lora_weight, wish.loras)
         folders = await asyncio.to_thread(self._weights.find, plan)
         size = await asyncio.to_thread(read_size, folders.pipeline, family=plan.family) if folders else None
@@ -109,6 +107,7 @@ class Generations:
             request_id=request_id,
         )
         run = Run(generation, preview_interval, plan)
+        self._check_queue()  # again: others were accepted while the Catalog and the disk were asked
         work = self._works[run.id] = _Work(run)
         try:
             stored = await self._store.add(generation)
@@ -154,6 +153,11 @@ class Generations:
         if found is None:
             raise NotFound("picture", f"{index} of generation {generation_id}")
         return (await self._pictured(found)).data
+
+    def _check_queue(self) -> None:
+        if sum(work.begun is None for work in self._works.values()) >= self._max_queue:
+            message = f"{self._max_queue} generations are waiting already"
+            raise ResourceExhausted(message, reason="QUEUE_FULL", retry_after_seconds=5)
 
     def _begin(self, run: Run) -> None:
         work = self._works[run.id] = _Work(run)

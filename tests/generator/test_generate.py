@@ -257,6 +257,22 @@ async def test_a_full_queue_says_when_to_come_back(studio: Studio) -> None:
         assert (await events(waiting))[-1].HasField("done")
 
 
+async def test_requests_that_come_at_once_do_not_overfill_the_queue(studio: Studio) -> None:
+    async with studio.generator(max_queue=2) as generator:
+        long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=1000, count=8)))
+        reader = aiter(long)
+        while not (running := await anext(reader)).HasField("step"):
+            pass
+        many = [asyncio.create_task(draw(generator, settings(studio.base_id, seed=seed))) for seed in range(8)]
+        while sum(task.done() for task in many) < 6:
+            await asyncio.sleep(0.02)
+        await generator.CancelGeneration(rpc.CancelGenerationRequest(generation_id=running.generation_id))
+        answers = await asyncio.gather(*many, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, ResourceExhausted)]
+        assert len(refused) == 6
+        assert all(len(answer.images) == 1 for answer in answers if answer not in refused)
+
+
 async def test_what_was_accepted_goes_on_after_a_restart(studio: Studio) -> None:
     async with studio.generator() as generator:
         long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=400, count=2)))
