@@ -16,6 +16,7 @@ from pathlib import Path
 
 from atelier_client.addresses import read_addresses
 from atelier_client.client import Atelier
+from atelier_client.stack import OPENMP
 
 import assets
 from benchmarks.harness import Row, report, run_rounds, spread
@@ -68,7 +69,7 @@ def cold_start() -> tuple[float, float]:
 def bare() -> float:
     """Seconds of a process that does nothing but draw the picture with diffusers."""
     began = time.perf_counter()
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1"}  # as `up` starts its services
+    environment = {**OPENMP, **os.environ, "HF_HUB_OFFLINE": "1"}  # as `up` starts its services
     subprocess.run([sys.executable, "-c", BARE], check=True, capture_output=True, env=environment)
     return time.perf_counter() - began
 

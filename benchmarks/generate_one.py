@@ -12,7 +12,7 @@ What each is:
 Two sizes: the starter model (25 steps of a few milliseconds: the overhead is seen best), and a model of the same
 classes with random weights that is bound by arithmetic. Before anything is timed, pictures are compared with the
 pipeline's.
-Both sides run with OMP_WAIT_POLICY=PASSIVE, as `atelier up` starts the services. Envoy comes with the gateway.
+Both sides run with GOMP_SPINCOUNT=10000, as `atelier up` starts the services. Envoy comes with the gateway.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch reads it
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch reads it
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import grpc

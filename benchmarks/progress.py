@@ -165,9 +165,7 @@ async def serve(folder: Path) -> None:
 async def child(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "benchmarks.progress", *arguments)
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=pipe, limit=1 << 28
-    )
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 28)
     try:
         yield process
     finally:

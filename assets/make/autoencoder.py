@@ -66,9 +66,9 @@ def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
 
 
 def train(
-    out: Path, *, minutes: float, batch: int = 8, rate: float = 2e-3, seed: int = 0, start_from: Path | None = None
+    out: Path, *, steps: int, batch: int = 8, rate: float = 2e-3, seed: int = 0, start_from: Path | None = None
 ) -> None:
-    """Trains for so many minutes (the rate falls by a cosine of the time) and saves the model and its scaling."""
+    """Trains for so many steps (the rate falls by a cosine) and saves the model and its scaling."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     colour = to_tensor(list(emoji().values()))
@@ -77,11 +77,11 @@ def train(
     vae = vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
     pace = Pace()
-    start, step, mean_loss = time.monotonic(), 0, 0.0
-    while (done := (time.monotonic() - start) / (minutes * 60)) < 1:
+    start, mean_loss = time.monotonic(), 0.0
+    for step in range(steps):
         pace.tune()
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(done * math.pi))
+            group["lr"] = rate * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(step / steps * math.pi))
         source = line if step % 5 == 4 else colour
         images = source[torch.randint(len(source), (batch,), generator=generator)]
         images = augment(images, generator).contiguous(memory_format=torch.channels_last)
@@ -92,11 +92,11 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        mean_loss += (loss.item() - mean_loss) / min(step, 100)
-        if step % 100 == 0:
-            print(f"{step} {done:.0%} loss {mean_loss:.4f} psnr {psnr(vae, colour[::40]):.2f}", flush=True)
-        if step % 500 == 0:
+        mean_loss += (loss.item() - mean_loss) / min(step + 1, 100)
+        if step % 100 == 99:
+            spent = time.monotonic() - start
+            print(f"{step + 1} {spent:.0f}s loss {mean_loss:.4f} psnr {psnr(vae, colour[::40]):.2f}", flush=True)
+        if step % 500 == 499:
             save(vae, colour, out)
     save(vae, colour, out)
     print(f"psnr colour {psnr(vae, colour[::5]):.2f} line {psnr(vae, line[::20]):.2f}", flush=True)

@@ -110,8 +110,8 @@ def weights_of_snr(scheduler: DDIMScheduler, gamma: float = 5.0) -> torch.Tensor
     return weights
 
 
-def train(vae_folder: Path, out: Path, *, minutes: float, batch: int = 16, rate: float = 1e-3, seed: int = 0) -> None:
-    """Trains for so many minutes in all, a cosine of the time; goes on from `out/state.pt` where there is one."""
+def train(vae_folder: Path, out: Path, *, steps: int, batch: int = 24, rate: float = 1e-3, seed: int = 0) -> None:
+    """Trains for so many steps in all, the rate a cosine; goes on from `out/state.pt` where there is one."""
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(vae_folder).eval()
@@ -137,10 +137,10 @@ def train(vae_folder: Path, out: Path, *, minutes: float, batch: int = 16, rate:
     generator = torch.Generator().manual_seed(seed + step)
     pace = Pace()
     mean_loss, began, saved = 0.0, time.monotonic() - spent, time.monotonic()
-    while (done := (time.monotonic() - began) / (minutes * 60)) < 1:
+    while step < steps:
         pace.tune()
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 200) * max(0.02, 0.5 + 0.5 * math.cos(done * math.pi))
+            group["lr"] = rate * min(1, (step + 1) / 200) * max(0.02, 0.5 + 0.5 * math.cos(step / steps * math.pi))
         rows = torch.multinomial(chances, batch, replacement=True, generator=generator)
         clean = latents[rows].contiguous(memory_format=torch.channels_last)
         noise = torch.randn(clean.shape, generator=generator)
@@ -160,7 +160,7 @@ def train(vae_folder: Path, out: Path, *, minutes: float, batch: int = 16, rate:
         step += 1
         mean_loss += (errors.mean().item() - mean_loss) / min(step, 100)
         if step % 50 == 0:
-            print(f"{step} {done:.1%} {time.monotonic() - began:.0f}s loss {mean_loss:.4f}", flush=True)
+            print(f"{step} {time.monotonic() - began:.0f}s loss {mean_loss:.4f}", flush=True)
         if time.monotonic() - saved > 180:
             saved = time.monotonic()
             checkpoint(out, modules, optimizer, average, step, saved - began)

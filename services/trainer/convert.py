@@ -79,9 +79,7 @@ def config_to_proto(config: domain.TrainingConfig) -> training_pb2.TrainingConfi
         "samples": training_pb2.SampleConfig,
         "checkpoints": training_pb2.CheckpointConfig,
     }
-    nested = {
-        name: make(**_same(part)) for name, make in parts.items() if (part := getattr(config, name)) is not None
-    }
+    nested = {name: make(**_same(part)) for name, make in parts.items() if (part := getattr(config, name)) is not None}
     return training_pb2.TrainingConfig(
         **_same(config, without=NESTED + ENUMS),
         **nested,

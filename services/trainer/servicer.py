@@ -141,9 +141,7 @@ class TrainerServicer(TrainerServiceServicer):
         points = await self._jobs.metrics(request.job_id, request.max_points)
         return pb.ListMetricsResponse(points=[convert.progress_to_proto(point) for point in points])
 
-    async def StreamLogs(
-        self, request: pb.StreamLogsRequest, context: Context
-    ) -> AsyncIterator[pb.StreamLogsResponse]:
+    async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
         last = request.after_sequence
         head = (await self._jobs.get(request.job_id)).last_sequence
         for event in await self._jobs.logs(request.job_id, after=last):
@@ -165,9 +163,7 @@ class TrainerServicer(TrainerServiceServicer):
                     continue
                 sent = time.monotonic()
 
-    async def ListCheckpoints(
-        self, request: pb.ListCheckpointsRequest, context: Context
-    ) -> pb.ListCheckpointsResponse:
+    async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Context) -> pb.ListCheckpointsResponse:
         checkpoints = await self._jobs.checkpoints(request.job_id)
         return pb.ListCheckpointsResponse(checkpoints=[convert.checkpoint_to_proto(each) for each in checkpoints])
 

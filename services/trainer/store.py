@@ -348,4 +348,3 @@ class Store:
     def _queue() -> sa.Select[tuple[str]]:
         waiting = jobs.c.status == JobStatus.QUEUED.value
         return sa.select(jobs.c.id).where(waiting).order_by(jobs.c.queued_at, jobs.c.id)
-

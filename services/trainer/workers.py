@@ -101,9 +101,7 @@ class Workers:
                 async with asyncio.timeout(timeout_seconds):
                     await session.closed.wait()
 
-    async def attach(
-        self, job_id: str, token: str, messages: AsyncIterator[Message]
-    ) -> AsyncGenerator[Command, None]:
+    async def attach(self, job_id: str, token: str, messages: AsyncIterator[Message]) -> AsyncGenerator[Command, None]:
         """Serves a stream: the assignment, acknowledgements and commands, until the worker's last word is stored.
 
         Raises NotFound: no such job; PermissionDenied: not this job's token; FailedPrecondition: it no longer runs, so

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import uuid
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -264,8 +265,9 @@ async def test_requests_that_come_at_once_do_not_overfill_the_queue(studio: Stud
         while not (running := await anext(reader)).HasField("step"):
             pass
         many = [asyncio.create_task(draw(generator, settings(studio.base_id, seed=seed))) for seed in range(8)]
-        while sum(task.done() for task in many) < 6:
-            await asyncio.sleep(0.02)
+        for refused_one in islice(asyncio.as_completed(many), 6):
+            with pytest.raises(ResourceExhausted):
+                await refused_one
         await generator.CancelGeneration(rpc.CancelGenerationRequest(generation_id=running.generation_id))
         answers = await asyncio.gather(*many, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, ResourceExhausted)]

@@ -161,9 +161,7 @@ def settings(folder: Path, catalog_address: str, blobs: BlobStore, **more: Any) 
 
 
 @asynccontextmanager
-async def trainer(
-    given: TrainerSettings, known: Known, *, store_type: type[Store] = Store
-) -> AsyncIterator[Client]:
+async def trainer(given: TrainerSettings, known: Known, *, store_type: type[Store] = Store) -> AsyncIterator[Client]:
     """A Trainer in this process, with fake workers, and its client."""
     async with (
         serving(given, worker_command=FAKE_WORKER, store_type=store_type) as server,

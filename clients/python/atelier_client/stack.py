@@ -28,6 +28,10 @@ STOP_SECONDS = 15.0  # for the Trainer and its workers, and for the Generator
 CATALOG_STOP_SECONDS = 5.0
 POLL_SECONDS = 0.02
 LOG_LINES_SHOWN = 15
+# How long an OpenMP thread of torch spins before it sleeps (libgomp's own: 300,000 rounds). A worker that trains and a
+# Generator that draws share the cores, and threads that spin keep each other from the work; threads that sleep at once
+# (OMP_WAIT_POLICY=PASSIVE) are woken too late. docs/operations.md has the figures.
+OPENMP = {"GOMP_SPINCOUNT": "10000"}
 
 
 class StackError(AtelierError):
@@ -180,10 +184,7 @@ class Stack:
         announce.unlink(missing_ok=True)
         prefix = f"ATELIER_{name.upper()}_"
         full = {
-            # Torch's threads shall sleep while they wait, not spin: a worker that trains and a Generator that draws
-            # share these cores, and spinning threads keep each other from the work. On two cores with other load, ten
-            # steps of the starter model took 18 to 28 s with spinning and under 1 s without.
-            "OMP_WAIT_POLICY": "PASSIVE",
+            **OPENMP,
             **os.environ,
             "ATELIER_DATA_DIR": str(self.data_dir),
             **self._environment,

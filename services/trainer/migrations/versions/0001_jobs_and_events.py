@@ -50,9 +50,7 @@ def upgrade() -> None:
     op.create_index("training_jobs_by_dataset", "training_jobs", ["dataset_id"])
     op.create_table(
         "training_events",
-        sa.Column(
-            "job_id", sa.String(36), sa.ForeignKey("training_jobs.id", ondelete="CASCADE"), primary_key=True
-        ),
+        sa.Column("job_id", sa.String(36), sa.ForeignKey("training_jobs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("kind", sa.String(20), nullable=False),
