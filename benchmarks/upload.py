@@ -45,14 +45,14 @@ from benchmarks.harness import Row, report, run_rounds, spread
 from services.catalog.__main__ import MIGRATIONS
 from services.catalog.domain import ImageFormat, NewImage
 from services.catalog.images import prepare
-from services.catalog.store import Store, Transactions
+from services.catalog.store import Store
 from services.catalog.tables import image_to_row, images
 from services.catalog.uploads import GROUP_BYTES, GROUP_FILES
 from services.common.blobs import BlobStore
 from services.common.clients import CHANNEL_OPTIONS
 from services.common.database import open_database
 from services.common.pictures import inspect
-from services.common.rows import now
+from services.common.rows import Transactions, now
 
 FILES, ROUNDS, CHUNK_BYTES = 1000, 5, 1 << 20
 SIDE, QUALITY = 640, 88  # noise: about 300 KB
@@ -289,7 +289,8 @@ def main() -> None:
         url = f"sqlite+aiosqlite:///{root / 'peer.sqlite'}"
         engine = loop.run_until_complete(open_database(url, schema="catalog", migrations=MIGRATIONS))
         stack.callback(lambda: loop.run_until_complete(engine.dispose()))
-        store, database, plain = Store(Transactions(engine)), root / "peer.sqlite", BlobStore(root / "plain")
+        store = Store(Transactions(engine, "the Catalog"))
+        database, plain = root / "peer.sqlite", BlobStore(root / "plain")
         (root / "catalog").mkdir()
         stub, blobs = stack.enter_context(catalog(root / "catalog"))
         figures = run_rounds(

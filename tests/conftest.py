@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -10,6 +11,9 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+# A shell that starts us in the background has SIGINT ignored, and processes we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import psycopg  # after the environment that libraries read at import
 import pytest

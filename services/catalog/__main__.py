@@ -12,11 +12,12 @@ from atelier.catalog.v1.catalog_service_pb2_grpc import add_CatalogServiceServic
 from services.catalog.config import CatalogSettings
 from services.catalog.model_store import ModelStore
 from services.catalog.servicer import CatalogServicer
-from services.catalog.store import Store, Transactions
+from services.catalog.store import Store
 from services.catalog.trainer import unfinished_jobs
 from services.common.blobs import open_blobs
 from services.common.clients import open_channel
 from services.common.database import open_database
+from services.common.rows import Transactions
 from services.common.server import Server, Service, run
 from services.common.telemetry import configure_logging, get_logger
 
@@ -30,7 +31,7 @@ async def build(settings: CatalogSettings) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
         engine = await open_database(settings.sqlite_or("catalog"), schema="catalog", migrations=MIGRATIONS)
         stack.push_async_callback(engine.dispose)
-        transactions = Transactions(engine)
+        transactions = Transactions(engine, "the Catalog")
         threads = stack.enter_context(ThreadPoolExecutor(max(4, (os.cpu_count() or 1) + 2), "images"))
         jobs_of = None
         if settings.trainer_address:

@@ -8,10 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.catalog.domain import Model, ModelCategory, ModelFamily, ModelFile, ModelType, NewModel, StoredWeights
-from services.catalog.store import Transactions
 from services.catalog.tables import model_files, model_from_row, model_to_row, models, weights_to_path
 from services.common.errors import FailedPrecondition, NotFound
-from services.common.rows import insert_or_ignore, now
+from services.common.rows import Transactions, insert_or_ignore, now
 
 MAX_LINEAGE = 32
 """Deeper than anybody fine-tunes; a bound for the walk."""

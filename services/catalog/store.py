@@ -1,13 +1,11 @@
 """What the Catalog remembers of datasets, images and snapshots. `model_store` has the models."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.catalog import domain
 from services.catalog.domain import Dataset, DatasetType, Image, NewImage, Snapshot, SnapshotItem
@@ -25,32 +23,9 @@ from services.catalog.tables import (
     thumbnails,
 )
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
-from services.common.rows import database_errors, insert_or_ignore, now
+from services.common.rows import Transactions, insert_or_ignore, now
 
-WHOSE = "the Catalog"
 INSERT_ROWS = 1000
-
-
-class Transactions:
-    """Opens transactions on one engine; a database that is out of reach is Unavailable."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        # SQLite has one writer at a time, and those who wait for its lock poll with growing pauses; here they queue.
-        self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
-
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes. On SQLite its first statement has to be a write, which takes the lock."""
-        with database_errors(WHOSE):
-            async with self._turn, self._engine.begin() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        with database_errors(WHOSE):
-            async with self._engine.connect() as connection:
-                yield connection
 
 
 class Store:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,18 +16,14 @@ class ServiceSettings(BaseSettings):
     """host:port; port 0 lets the system choose."""
     announce_file: Path | None = None
     """Gets the bound `host:port`, written whole, once the service answers."""
-    data_dir: Path = Field(Path("data"), validation_alias=AliasChoices("data_dir", "ATELIER_DATA_DIR"))
+    data_dir: Path = Field(Path("data"), validation_alias="ATELIER_DATA_DIR")
     """The folder of the default database and blob store."""
     database_url: str = ""
     """SQLAlchemy URL; empty means a SQLite file in `data_dir`. Postgres: postgresql+psycopg://..."""
-    blob_url: str = Field("", validation_alias=AliasChoices("blob_url", "ATELIER_BLOB_URL"))
+    blob_url: str = Field("", validation_alias="ATELIER_BLOB_URL")
     """file:///folder; empty means `data_dir`/blobs. All services and workers share one store."""
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", validation_alias=AliasChoices("log_level", "ATELIER_LOG_LEVEL")
-    )
-    log_format: Literal["console", "json"] = Field(
-        "console", validation_alias=AliasChoices("log_format", "ATELIER_LOG_FORMAT")
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="ATELIER_LOG_LEVEL")
+    log_format: Literal["console", "json"] = Field("console", validation_alias="ATELIER_LOG_FORMAT")
     stop_grace_seconds: float = 5.0
     """How long running calls may take to end when the service stops."""
 

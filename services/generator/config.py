@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
@@ -15,7 +15,7 @@ class GeneratorSettings(ServiceSettings):
 
     catalog_address: str = "127.0.0.1:50051"
     """host:port of the Catalog."""
-    weights_dir: Path | None = Field(None, validation_alias=AliasChoices("weights_dir", "ATELIER_WEIGHTS_DIR"))
+    weights_dir: Path | None = Field(None, validation_alias="ATELIER_WEIGHTS_DIR")
     """Folder of diffusers folders by hub id (`owner/name`), used instead of a download."""
     device: str = Field("", pattern="^(cpu|cuda(:[0-9]+)?|mps)?$")
     """cpu, cuda or mps; empty means the best that is there."""

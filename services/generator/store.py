@@ -5,13 +5,13 @@ Every write that could race is one statement whose WHERE clause decides the winn
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import NotFound
+from services.common.rows import Transactions, now
 from services.generator import domain
 from services.generator.tables import (
     failure_text,
@@ -28,12 +28,12 @@ class Store:
     """The tables of one database."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._db = Transactions(engine, "the Generator")
 
     async def add(self, generation: domain.Generation) -> domain.Generation:
         """Stores a new generation, or gives the one that has its request id already."""
         try:
-            async with self._engine.begin() as connection:
+            async with self._db.begin() as connection:
                 await connection.execute(generations.insert().values(generation_row(generation)))
             return generation
         except IntegrityError:
@@ -68,7 +68,7 @@ class Store:
         query = sa.select(generations).where(wanted).order_by(generations.c.number.desc()).limit(size + 1)
         if before is not None:
             query = query.where(generations.c.number < before)
-        async with self._engine.connect() as connection:
+        async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
             total = (
                 await connection.execute(sa.select(sa.func.count()).select_from(generations).where(wanted))
@@ -87,19 +87,19 @@ class Store:
         """Takes the generation to `status` if it may go there from where it is; False when it may not."""
         values: dict[str, object] = {"status": status.value, "failure": failure_text(failure)}
         if status not in domain.UNFINISHED:
-            values["finished_at"] = datetime.now(UTC)
+            values["finished_at"] = now()
         if warnings is not None:
             values["warnings"] = json.dumps(list(warnings))
         allowed = generations.c.status.in_([each.value for each in domain.MOVES[status]])
         statement = generations.update().where(generations.c.id == generation_id, allowed).values(values)
-        async with self._engine.begin() as connection:
+        async with self._db.begin() as connection:
             return (await connection.execute(statement)).rowcount == 1
 
     async def add_pictures(self, generation_id: str, drawn: Sequence[domain.Picture]) -> None:
         """Stores finished pictures, in place of those with the same index from before a restart."""
         places = [picture.index for picture in drawn]
         rows = [picture_row(generation_id, picture) for picture in drawn]
-        async with self._engine.begin() as connection:
+        async with self._db.begin() as connection:
             await connection.execute(
                 pictures.delete().where(pictures.c.generation_id == generation_id, pictures.c.position.in_(places))
             )
@@ -114,12 +114,12 @@ class Store:
         statement = generations.delete().where(
             generations.c.id == generation_id, generations.c.status.not_in(unfinished)
         )
-        async with self._engine.begin() as connection:
+        async with self._db.begin() as connection:
             return (await connection.execute(statement)).rowcount == 1
 
     async def _select(self, where: sa.ColumnElement[bool]) -> list[domain.Generation]:
         query = sa.select(generations).where(where).order_by(generations.c.number)
-        async with self._engine.connect() as connection:
+        async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
             return await self._with_pictures(connection, rows)
 

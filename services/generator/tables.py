@@ -2,33 +2,14 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Dialect
 
+from services.common.rows import UtcTime
 from services.generator import domain
 
 metadata = sa.MetaData()
-
-
-class UtcTime(sa.types.TypeDecorator[datetime]):
-    """Aware datetimes in UTC on both databases; SQLite itself knows no time zones."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 generations = sa.Table(

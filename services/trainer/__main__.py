@@ -104,8 +104,8 @@ async def serving(
                 "ATELIER_WORKER_TRAINER_ADDRESS": settings.advertise_address or reachable(server.address),
                 "ATELIER_WORKER_CATALOG_ADDRESS": settings.catalog_address,
                 "ATELIER_WORKER_BLOB_URL": settings.blob_store_url(),
-                # Base models that one job has fetched or unfolded serve the next.
-                "ATELIER_WORKER_CACHE_DIR": str((settings.data_dir / "worker-cache").resolve()),
+                # The folder of the Generator: a base model is fetched and unfolded once for all.
+                "ATELIER_WORKER_CACHE_DIR": str((settings.data_dir / "cache" / "models").resolve()),
             }
         )
         events.start()

@@ -11,7 +11,7 @@ from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.paging import decode_token, encode_token, page_size
 from services.trainer import domain
 from services.trainer.domain import Appended, Job, JobStatus, Method, TrainingConfig
-from services.trainer.metrics import latest_attempt, thin
+from services.trainer.metrics import kept_checkpoints, latest_attempt, thin
 from services.trainer.store import JobFilter, Store
 
 FAMILIES = ("stable_diffusion",)
@@ -155,10 +155,11 @@ class Jobs:
         return [event.body for event in events if isinstance(event.body, domain.Progress)]
 
     async def checkpoints(self, job_id: str) -> list[domain.Checkpoint]:
-        """In the order they were made. Raises NotFound."""
-        await self._store.get(job_id)
+        """Those the last attempt still keeps, in the order they were made. Raises NotFound."""
+        job = await self._store.get(job_id)
         events = await self._store.journal.read(job_id, kind="checkpoint")
-        return [event.body for event in events if isinstance(event.body, domain.Checkpoint)]
+        made = [event.body for event in events if isinstance(event.body, domain.Checkpoint)]
+        return kept_checkpoints(made, keep=job.config.checkpoints.keep)
 
     async def logs(self, job_id: str, *, after: int) -> list[domain.Event]:
         """The stored log events after a sequence number."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.common.rows import Transactions
 from services.trainer.domain import Event, JobStatus
-from services.trainer.tables import event_from_row, events, jobs, reading
+from services.trainer.tables import event_from_row, events, jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Head:
 class Journal:
     """Reads what the store has written."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, transactions: Transactions) -> None:
+        self._db = transactions
 
     async def heads(self, job_ids: Iterable[str]) -> dict[str, Head]:
         """Where these jobs' events stand; deleted jobs are left out."""
         query = sa.select(jobs.c.id, jobs.c.last_sequence, jobs.c.status).where(jobs.c.id.in_(list(job_ids)))
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             rows = (await connection.execute(query)).all()
         return {row.id: Head(row.last_sequence, JobStatus(row.status)) for row in rows}
 
@@ -38,7 +38,7 @@ class Journal:
         query = sa.select(events).where(events.c.job_id == job_id, events.c.sequence > after)
         if kind is not None:
             query = query.where(events.c.kind == kind)
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             rows = (await connection.execute(query.order_by(events.c.sequence).limit(limit))).all()
         return [event_from_row(row) for row in rows]
 
@@ -46,13 +46,13 @@ class Journal:
         """(sequence, step, loss) of every step event, without the bodies."""
         query = sa.select(events.c.sequence, events.c.step, events.c.loss)
         query = query.where(events.c.job_id == job_id, events.c.kind == "step").order_by(events.c.sequence)
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             return [(row.sequence, row.step, row.loss) for row in await connection.execute(query)]
 
     async def at(self, job_id: str, sequences: Sequence[int]) -> list[Event]:
         """The events with these numbers, in order."""
         found = []
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             for start in range(0, len(sequences), 500):  # SQLite bounds the parameters of one statement
                 some = sequences[start : start + 500]
                 query = sa.select(events).where(events.c.job_id == job_id, events.c.sequence.in_(some))

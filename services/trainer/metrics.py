@@ -1,6 +1,8 @@
-"""The loss curve as a plot needs it."""
+"""The loss curve as a plot needs it, and the checkpoints that a job still has."""
 
 from collections.abc import Sequence
+
+from services.trainer.domain import Checkpoint
 
 Point = tuple[int, int, float]
 """(sequence, step, loss)."""
@@ -8,11 +10,18 @@ Point = tuple[int, int, float]
 
 def latest_attempt(points: Sequence[Point]) -> Sequence[Point]:
     """The points of the last attempt: a job that went back to the queue began again at its first step."""
-    start = 0
-    for index in range(1, len(points)):
-        if points[index][1] <= points[index - 1][1]:
-            start = index
-    return points[start:]
+    return points[_began([step for _, step, _ in points]) :]
+
+
+def kept_checkpoints(made: Sequence[Checkpoint], *, keep: int) -> list[Checkpoint]:
+    """The latest `keep` of the last attempt: a worker deletes the weights of those before."""
+    return list(made[_began([checkpoint.step for checkpoint in made]) :][-keep:])
+
+
+def _began(steps: Sequence[int]) -> int:
+    """Where the last rising run of steps begins."""
+    falls = [index for index in range(1, len(steps)) if steps[index] <= steps[index - 1]]
+    return falls[-1] if falls else 0
 
 
 def thin(points: Sequence[Point], limit: int) -> list[int]:

@@ -3,18 +3,19 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import NotFound
+from services.common.rows import Transactions, UtcTime, now
 from services.trainer import domain
 from services.trainer.codec import dump
 from services.trainer.domain import Appended, Event, EventBody, Job, JobStatus, Stage
 from services.trainer.journal import Journal
-from services.trainer.tables import UtcTime, event_to_row, events, job_from_row, jobs, reading, writing
+from services.trainer.tables import event_to_row, events, job_from_row, jobs
 
 ANNOUNCED = 100
 """Queued jobs that hear of their place when the queue moves; those further behind hear when they come near."""
@@ -27,13 +28,9 @@ class JobFilter:
     unfinished: bool = False
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _unless_set(column: sa.Column[datetime]) -> sa.ColumnElement[datetime]:
     """The column, or now where it is empty."""
-    return sa.func.coalesce(column, sa.literal(_now(), UtcTime()))
+    return sa.func.coalesce(column, sa.literal(now(), UtcTime()))
 
 
 def _training(token: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -46,7 +43,7 @@ def _training(token: str) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _ended(status: JobStatus) -> dict[str, object]:
-    return {"status": status.value, "stage": "", "finished_at": _now(), "lease_expires_at": None}
+    return {"status": status.value, "stage": "", "finished_at": now(), "lease_expires_at": None}
 
 
 def _requeued() -> dict[str, object]:
@@ -58,14 +55,14 @@ class Store:
     """Jobs in a database, SQLite or Postgres, and their events as they happen; `journal` reads them."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self.journal = Journal(engine)
+        self._db = Transactions(engine, "the Trainer")
+        self.journal = Journal(self._db)
 
     # --- reading ---
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             row = (await connection.execute(sa.select(jobs).where(jobs.c.id == job_id))).one_or_none()
             if row is None:
                 raise NotFound("training job", job_id)
@@ -74,7 +71,7 @@ class Store:
 
     async def find_request(self, request_id: str) -> Job | None:
         """The job that a create request with this id made."""
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             id = await connection.scalar(sa.select(jobs.c.id).where(jobs.c.request_id == request_id))
         return await self.get(id) if id else None
 
@@ -94,7 +91,7 @@ class Store:
             created_at, id = before
             older = sa.and_(jobs.c.created_at == created_at, jobs.c.id < id)
             page = page.where(sa.or_(jobs.c.created_at < created_at, older))
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             total = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(*conditions))
             rows = (await connection.execute(page)).all()
             queued = (await connection.scalars(self._queue())).all() if rows else []
@@ -107,7 +104,7 @@ class Store:
 
     async def expired(self) -> list[Job]:
         """Running jobs, of any replica, whose lease is over."""
-        return await self._select(jobs.c.status == JobStatus.RUNNING.value, jobs.c.lease_expires_at < _now())
+        return await self._select(jobs.c.status == JobStatus.RUNNING.value, jobs.c.lease_expires_at < now())
 
     # --- moving ---
 
@@ -120,12 +117,12 @@ class Store:
             "type": new.method.value,
             "config": dump(new.config),
             "status": JobStatus.PENDING.value,
-            "created_at": _now(),
+            "created_at": now(),
             **dict.fromkeys(("last_sequence", "announced_position", "last_report", "log_offset"), 0),
             **dict.fromkeys(("stage", "owner", "token"), ""),
         }
         try:
-            async with writing(self._engine) as connection:
+            async with self._db.begin() as connection:
                 await connection.execute(sa.insert(jobs).values(row))
         except sa.exc.IntegrityError:
             earlier = await self.find_request(new.request_id) if new.request_id else None
@@ -136,8 +133,8 @@ class Store:
 
     async def queue(self, job_id: str) -> Appended | None:
         """Pending to queued. None when it is not pending."""
-        values = {"status": JobStatus.QUEUED.value, "queued_at": _now()}
-        async with writing(self._engine) as connection:
+        values = {"status": JobStatus.QUEUED.value, "queued_at": now()}
+        async with self._db.begin() as connection:
             moved = await self._move(connection, job_id, jobs.c.status == JobStatus.PENDING.value, values=values)
             return moved and await self._announce(connection, moved.job)
 
@@ -150,25 +147,25 @@ class Store:
             "owner": owner,
             "token": token,
             "started_at": _unless_set(jobs.c.started_at),
-            "lease_expires_at": _now() + timedelta(seconds=lease_seconds),
+            "lease_expires_at": now() + timedelta(seconds=lease_seconds),
             **dict.fromkeys(("announced_position", "last_report", "log_offset"), 0),
         }
         starting = domain.Loading(domain.LoadingStage.STARTING_WORKER)
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             queued = jobs.c.status == JobStatus.QUEUED.value
             return await self._move(connection, next_id, queued, values=values, bodies=[starting])
 
     async def renumber_queue(self) -> list[Appended]:
         """Tells queued jobs whose place has changed."""
         told = []
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             queue = sa.select(jobs.c.id, jobs.c.announced_position).where(jobs.c.status == JobStatus.QUEUED.value)
             ordered = queue.order_by(jobs.c.queued_at, jobs.c.id).limit(ANNOUNCED)
             rows = (await connection.execute(ordered)).all()
         moved = [(row.id, place) for place, row in enumerate(rows, start=1) if row.announced_position != place]
         for id, place in moved:
             conditions = (jobs.c.status == JobStatus.QUEUED.value, jobs.c.announced_position != place)
-            async with writing(self._engine) as connection:
+            async with self._db.begin() as connection:
                 values = {"announced_position": place}
                 one = await self._move(connection, id, *conditions, values=values, bodies=[domain.Queued(place)])
             told += [one] if one else []
@@ -176,8 +173,8 @@ class Store:
 
     async def renew(self, job_id: str, token: str, *, lease_seconds: float) -> bool:
         """The attempt lives. False: it is no longer the job's."""
-        values = {"lease_expires_at": _now() + timedelta(seconds=lease_seconds)}
-        async with writing(self._engine) as connection:
+        values = {"lease_expires_at": now() + timedelta(seconds=lease_seconds)}
+        async with self._db.begin() as connection:
             running = jobs.c.status == JobStatus.RUNNING.value
             return await self._move(connection, job_id, jobs.c.token == token, running, values=values) is not None
 
@@ -190,14 +187,14 @@ class Store:
         """
         values: dict[str, object] = {
             "last_report": first + len(reports) - 1,
-            "lease_expires_at": _now() + timedelta(seconds=lease_seconds),
+            "lease_expires_at": now() + timedelta(seconds=lease_seconds),
         }
         conditions = (*_training(token), jobs.c.last_report == first - 1)
         bodies: list[EventBody] = [report for report in reports if not isinstance(report, domain.Trained)]
         steps = [body for body in bodies if isinstance(body, domain.Progress)]
         if steps:
             values["progress"] = dump(steps[-1])
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             match reports[-1]:
                 case domain.Trained() as trained:
                     values |= {"stage": Stage.REGISTERING.value, "trained": dump(trained)}
@@ -220,7 +217,7 @@ class Store:
         self, job_id: str, token: str, lines: Sequence[domain.Log], log_offset: int
     ) -> Appended | None:
         """Stores what a worker printed, and up to where its output has been read."""
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             values = {"log_offset": log_offset}
             return await self._move(connection, job_id, *_training(token), values=values, bodies=lines)
 
@@ -228,7 +225,7 @@ class Store:
         """Cancels a pending or queued job; notes the wish for one in training. None for all others."""
         waiting = jobs.c.status.in_([status.value for status in (JobStatus.PENDING, JobStatus.QUEUED)])
         training = (jobs.c.status == JobStatus.RUNNING.value, jobs.c.stage == Stage.TRAINING.value)
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             ended = _ended(JobStatus.CANCELLED)
             moved = await self._move(connection, job_id, waiting, values=ended, bodies=[domain.Cancelled()])
             asked = {"cancel_requested_at": _unless_set(jobs.c.cancel_requested_at)}
@@ -247,8 +244,8 @@ class Store:
 
         With `expired` only if its lease is still over.
         """
-        training = [*_training(token), *([jobs.c.lease_expires_at < _now()] if expired else [])]
-        async with writing(self._engine) as connection:
+        training = [*_training(token), *([jobs.c.lease_expires_at < now()] if expired else [])]
+        async with self._db.begin() as connection:
             asked = (*training, jobs.c.cancel_requested_at.is_not(None))
             ended = _ended(JobStatus.CANCELLED)
             bodies: list[EventBody] = [*lines, domain.Cancelled()]
@@ -259,7 +256,7 @@ class Store:
 
     async def requeue(self, job_id: str, token: str, why: str) -> Appended | None:
         """Takes a job back from its worker into the queue."""
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             line = domain.Log(domain.LogLevel.WARNING, why)
             kept = (*_training(token), jobs.c.cancel_requested_at.is_(None))
             moved = await self._move(connection, job_id, *kept, values=_requeued(), bodies=[line])
@@ -267,10 +264,10 @@ class Store:
 
     async def take_registration(self, job_id: str, token: str, *, owner: str, lease_seconds: float) -> Job | None:
         """Takes over the registering of a trained model from a replica that was at `token`; one taker wins."""
-        lease = _now() + timedelta(seconds=lease_seconds)
+        lease = now() + timedelta(seconds=lease_seconds)
         values = {"owner": owner, "token": uuid.uuid4().hex, "lease_expires_at": lease}
         registering = (jobs.c.token == token, jobs.c.stage == Stage.REGISTERING.value)
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             moved = await self._move(connection, job_id, *registering, values=values)
         return moved.job if moved else None
 
@@ -286,7 +283,7 @@ class Store:
     async def delete(self, job_id: str) -> bool:
         """Deletes an ended or pending job with its events. False when it is queued, running or not there."""
         deletable = [status.value for status in (*domain.ENDED, JobStatus.PENDING)]
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             query = sa.delete(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(deletable)).returning(jobs.c.id)
             return await connection.scalar(query) is not None
 
@@ -294,7 +291,7 @@ class Store:
 
     async def _end_registration(self, job_id: str, values: Mapping[str, object], body: EventBody) -> Appended | None:
         registering = (jobs.c.status == JobStatus.RUNNING.value, jobs.c.stage == Stage.REGISTERING.value)
-        async with writing(self._engine) as connection:
+        async with self._db.begin() as connection:
             return await self._move(connection, job_id, *registering, values=values, bodies=[body])
 
     async def _move(
@@ -317,8 +314,8 @@ class Store:
         row = (await connection.execute(update)).one_or_none()
         if row is None:
             return None
-        now, first = _now(), row.last_sequence - len(bodies) + 1
-        stored = tuple(Event(sequence, now, body) for sequence, body in enumerate(bodies, start=first))
+        at, first = now(), row.last_sequence - len(bodies) + 1
+        stored = tuple(Event(sequence, at, body) for sequence, body in enumerate(bodies, start=first))
         if stored:
             await connection.execute(sa.insert(events), [event_to_row(row.id, event) for event in stored])
         return Appended(job_from_row(row), stored)
@@ -340,7 +337,7 @@ class Store:
         return await connection.scalar(ahead.where(sa.or_(jobs.c.queued_at < row.queued_at, same))) or 0
 
     async def _select(self, *where: sa.ColumnElement[bool]) -> list[Job]:
-        async with reading(self._engine) as connection:
+        async with self._db.read() as connection:
             rows = await connection.execute(sa.select(jobs).where(*where).order_by(jobs.c.started_at, jobs.c.id))
             return [job_from_row(row) for row in rows]
 

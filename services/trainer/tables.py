@@ -1,37 +1,14 @@
 """The Trainer's two tables, their rows as domain values, and the connections to them."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Dialect
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.common.errors import Unavailable
+from services.common.rows import UtcTime
 from services.trainer import domain
 from services.trainer.codec import dump, load
 
 metadata = sa.MetaData()
-
-
-class UtcTime(sa.types.TypeDecorator[datetime]):
-    """Aware datetimes in UTC on both databases; SQLite itself knows no time zones."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 jobs = sa.Table(
@@ -139,28 +116,3 @@ def event_to_row(job_id: str, event: domain.Event) -> dict[str, object]:
         "loss": body.loss if isinstance(body, domain.Progress) else None,
         "body": dump(body),
     }
-
-
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    """A database out of reach as Unavailable: the same call may succeed later."""
-    try:
-        yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
-        raise Unavailable("the Trainer's database does not answer", reason="DATABASE_UNAVAILABLE") from error
-
-
-@asynccontextmanager
-async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection to read with. Raises Unavailable."""
-    with _database_errors():
-        async with engine.connect() as connection:
-            yield connection
-
-
-@asynccontextmanager
-async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction, committed at the end or undone by an error. Raises Unavailable."""
-    with _database_errors():
-        async with engine.begin() as connection:
-            yield connection

@@ -8,9 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.catalog.__main__ import MIGRATIONS
 from services.catalog.model_store import ModelStore
-from services.catalog.store import Store, Transactions
+from services.catalog.store import Store
 from services.common.blobs import BlobStore
 from services.common.database import open_database
+from services.common.rows import Transactions
 from tests.catalog.house import Catalog, catalog_at, starter_folder
 
 
@@ -23,7 +24,7 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 def transactions(engine: AsyncEngine) -> Transactions:
-    return Transactions(engine)
+    return Transactions(engine, "the Catalog")
 
 
 @pytest.fixture

@@ -93,15 +93,19 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (running := [job for job in client.training.list(unfinished=True) if job.progress.step]):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    job = client.training.get(running[0].id)
-    client.training.cancel(job.id)
-    client.training.wait(job.id)
+    try:
+        deadline = time.monotonic() + 60
+        while not (running := [job for job in client.training.list(unfinished=True) if job.progress.step]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        job = client.training.get(running[0].id)
+    finally:  # or the tests after this one wait for a hundred thousand steps
+        process.kill()
+        for each in client.training.list(unfinished=True):
+            client.training.cancel(each.id)
+            client.training.wait(each.id)
     assert process.returncode == 130
     assert f"atelier jobs watch {job.id}" in err
     assert f"atelier jobs cancel {job.id}" in err

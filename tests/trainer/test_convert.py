@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.trainer import convert, domain
-from services.trainer.metrics import Point, latest_attempt, thin
+from services.trainer.metrics import Point, kept_checkpoints, latest_attempt, thin
 from tests.trainer.house import ENVIRONMENT
 from tests.trainer.made import progress
 
@@ -123,6 +123,13 @@ def test_a_diverged_loss_is_seen_in_a_thinned_curve() -> None:
 
 def test_a_curve_that_began_again_is_that_of_the_last_attempt() -> None:
     assert latest_attempt([(1, 1, 0.9), (2, 2, 0.8), (5, 1, 0.9), (6, 2, 0.7)]) == [(5, 1, 0.9), (6, 2, 0.7)]
+
+
+def test_checkpoints_are_the_kept_ones_of_the_last_attempt() -> None:
+    made = [domain.Checkpoint(step, 1, datetime.now(UTC), 0.5, ()) for step in (10, 20, 30, 10, 20, 30, 40)]
+    assert [each.step for each in kept_checkpoints(made, keep=3)] == [20, 30, 40]
+    assert [each.step for each in kept_checkpoints(made[:5], keep=3)] == [10, 20]
+    assert kept_checkpoints([], keep=3) == []
 
 
 def test_the_control_plane_loads_no_torch() -> None:

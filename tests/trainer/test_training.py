@@ -176,8 +176,11 @@ async def test_jobs_are_listed_by_page_and_filter(client: Client) -> None:
 async def test_samples_checkpoints_metrics_and_logs_can_be_read(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(monkeypatch, steps=6, samples=[3, 6], checkpoints=[2, 4], prints=["hello from the worker"], step_seconds=0.1)
-    job = await client.ended((await client.create()).id)
+    script(
+        monkeypatch, steps=6, samples=[3, 6], checkpoints=[2, 3, 4], prints=["hello from the worker"], step_seconds=0.1
+    )
+    config = tr.TrainingConfig(checkpoints=tr.CheckpointConfig(keep=2))
+    job = await client.ended((await client.create(config=config)).id)
     samples = [event.sample for event in await client.events(job.id) if event.HasField("sample")]
     request = pb.DownloadSampleRequest(job_id=job.id, sha256=samples[1].sha256)
     content = (await client.stub.DownloadSample(request)).content
@@ -185,7 +188,7 @@ async def test_samples_checkpoints_metrics_and_logs_can_be_read(
     error = await refusal(client.stub.DownloadSample(pb.DownloadSampleRequest(job_id=job.id, sha256="0" * 64)))
     assert error.kind == "sample"
     listed = await client.stub.ListCheckpoints(pb.ListCheckpointsRequest(job_id=job.id))
-    assert [checkpoint.step for checkpoint in listed.checkpoints] == [2, 4]
+    assert [checkpoint.step for checkpoint in listed.checkpoints] == [3, 4]
     metrics = await client.stub.ListMetrics(pb.ListMetricsRequest(job_id=job.id))
     assert [point.step for point in metrics.points] == [1, 2, 3, 4, 5, 6]
     thinned = await client.stub.ListMetrics(pb.ListMetricsRequest(job_id=job.id, max_points=2))

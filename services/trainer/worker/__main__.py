@@ -76,7 +76,7 @@ def _reports(assignment: Assignment, settings: WorkerSettings) -> Iterator[Repor
     places = Places(
         blobs=open_blobs(settings.blob_url),
         scratch=settings.dir,
-        models=cache / "models",
+        models=cache / "stored",
         hub_cache=cache / "hub",
         weights_dir=settings.weights_dir,
     )

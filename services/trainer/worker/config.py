@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -22,8 +22,8 @@ class WorkerSettings(BaseSettings):
     dir: Path
     """Scratch of this job's own."""
     cache_dir: Path | None = None
-    """Base models are unfolded and hub models kept here; unset means `dir`/cache."""
-    weights_dir: Path | None = Field(None, validation_alias=AliasChoices("weights_dir", "ATELIER_WEIGHTS_DIR"))
+    """The folder of unfolded base models and of hub models; unset means `dir`/cache."""
+    weights_dir: Path | None = Field(None, validation_alias="ATELIER_WEIGHTS_DIR")
     """The operator's own diffusers folders of hub models, by repository id."""
     patience_seconds: float = Field(600.0, gt=0)
     """How long a Trainer that does not answer is tried again before the job is given up."""

@@ -67,7 +67,7 @@ class TrainerServiceStub:
     StreamLogs: _grpc.UnaryStreamMultiCallable[_trainer_service_pb2.StreamLogsRequest, _trainer_service_pb2.StreamLogsResponse]
     """The worker's log lines, then new ones while the job runs. NOT_FOUND."""
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ListCheckpointsRequest, _trainer_service_pb2.ListCheckpointsResponse]
-    """NOT_FOUND."""
+    """The checkpoints that are kept (`checkpoints.keep`), of the last attempt. NOT_FOUND."""
     DownloadSample: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleRequest, _trainer_service_pb2.DownloadSampleResponse]
     """A sample picture. NOT_FOUND: no such job or sample."""
 
@@ -110,7 +110,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     StreamLogs: _aio.UnaryStreamMultiCallable[_trainer_service_pb2.StreamLogsRequest, _trainer_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """The worker's log lines, then new ones while the job runs. NOT_FOUND."""
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.ListCheckpointsRequest, _trainer_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
-    """NOT_FOUND."""
+    """The checkpoints that are kept (`checkpoints.keep`), of the last attempt. NOT_FOUND."""
     DownloadSample: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleRequest, _trainer_service_pb2.DownloadSampleResponse]  # type: ignore[assignment]
     """A sample picture. NOT_FOUND: no such job or sample."""
 
@@ -216,7 +216,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_service_pb2.ListCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.ListCheckpointsResponse, _abc.Awaitable[_trainer_service_pb2.ListCheckpointsResponse]]:
-        """NOT_FOUND."""
+        """The checkpoints that are kept (`checkpoints.keep`), of the last attempt. NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def DownloadSample(
