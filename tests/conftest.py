@@ -12,13 +12,13 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
-# A shell that starts us in the background has SIGINT ignored, and processes we start would inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import psycopg  # after the environment that libraries read at import
 import pytest
 
 from services.common.blobs import BlobStore
+
+# A shell that starts us in the background has SIGINT ignored, and processes we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _docker_answers() -> bool:

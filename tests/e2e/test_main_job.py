@@ -3,6 +3,7 @@
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +13,8 @@ from atelier.catalog.v1.model_pb2 import (
     MODEL_CATEGORY_IMAGE,
     MODEL_FAMILY_STABLE_DIFFUSION,
     MODEL_TYPE_BASE_MODEL,
+    MODEL_TYPE_DREAMBOOTH,
+    MODEL_TYPE_FULL,
     MODEL_TYPE_LORA,
     WEIGHTS_LAYOUT_PIPELINE,
     HubWeights,
@@ -59,6 +62,39 @@ def test_images_in_a_lora_out_pictures_from_it(client: Atelier, starter: int, pi
     picture = Image.open(BytesIO(trained.data))
     assert picture.size == (64, 64)
     assert "red apple" in picture.text["parameters"]  # type: ignore[attr-defined]  # of PNG files
+
+
+DREAMBOOTH = {
+    "instance_prompt": "sks apple",
+    "class_prompt": "apple",
+    "prior_preservation": True,
+    "num_class_images": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "type"),
+    [
+        ("full", {}, MODEL_TYPE_FULL),
+        ("dreambooth", {"dreambooth": DREAMBOOTH}, MODEL_TYPE_DREAMBOOTH),
+        ("dreambooth", {"dreambooth": {**DREAMBOOTH, "full": True}}, MODEL_TYPE_DREAMBOOTH),
+    ],
+)
+def test_every_method_ends_in_a_model_that_draws(
+    client: Atelier, starter: int, pictures: Path, method: str, more: dict[str, Any], type: int
+) -> None:
+    dataset = client.datasets.create("every method")
+    client.datasets.upload(dataset, pictures)
+    config = {"max_steps": 3, "batch_size": 2, "learning_rate": 0.01, "seed": 1, **more}
+    job = client.training.wait(client.training.create(dataset, starter, method=method, config=config, start=True).id)
+    assert job.status == JOB_STATUS_COMPLETED, job.failure
+    model = client.models.get(job.model_id)
+    assert (model.type, model.base_model_id) == (type, starter)
+    assert (
+        client.generate("sks apple", model=model, seed=3, steps=4)[0].data
+        != client.generate("sks apple", model=starter, seed=3, steps=4)[0].data
+    )
+    client.datasets.delete(dataset)
 
 
 def test_the_job_by_the_command_alone(atelier: Command, starter: int, pictures: Path, tmp_path: Path) -> None:
