@@ -14,6 +14,7 @@ from atelier.trainer.v1 import training_pb2 as tr
 
 from services.common.database import open_database
 from services.common.errors import NotFound, Unavailable
+from services.common.rows import Transactions
 from services.common.telemetry import get_logger
 from services.trainer import domain, events
 from services.trainer.__main__ import serving
@@ -195,7 +196,7 @@ async def test_a_thousand_watchers_hear_everything_for_a_few_reads(tmp_path: Pat
     """What it takes in time is measured over the network, by benchmarks/progress.py."""
     engine = await open_database(f"sqlite:///{tmp_path}/a.sqlite", schema="trainer", migrations=MIGRATIONS)
     store = Store(engine)
-    store.journal = counting = CountingJournal(engine)
+    store.journal = counting = CountingJournal(Transactions(engine, "the Trainer"))
     watching = feeds(store)
     async with running_job(store, watching) as id:
         heard = [asyncio.create_task(all_of(watching.watch(id, 0))) for _ in range(1000)]
