@@ -5,6 +5,7 @@ draws the same picture. Files are in the page cache in all rounds (nothing here 
 is slower by the time the disk needs.
 """
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -75,6 +76,7 @@ def bare() -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     healthy: list[float] = []
 
     def picture() -> float:

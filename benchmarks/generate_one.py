@@ -15,6 +15,7 @@ pipeline's.
 Both sides run with GOMP_SPINCOUNT=10000, as `atelier up` starts the services. Envoy comes with the gateway.
 """
 
+import argparse
 import contextlib
 import io
 import os
@@ -208,6 +209,7 @@ def measure(
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     import torch
 
     rows: list[Row] = []

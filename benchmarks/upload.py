@@ -16,6 +16,7 @@ What each is:
 Ratios are speeds: 0.5 of a limit takes twice the limit's time.
 """
 
+import argparse
 import asyncio
 import contextlib
 import io
@@ -281,6 +282,7 @@ def store_rows(loop: asyncio.AbstractEventLoop, store: Store, database: Path) ->
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     files = Files()
     sizes = [len(data) for _, data in files.fresh()]
     with contextlib.ExitStack() as stack:
