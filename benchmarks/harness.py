@@ -124,7 +124,7 @@ def report(
             row.target,
             {True: "reached", False: "not reached", None: ""}[row.reached],
         )
-    Console().print(table)
+    Console(width=max(Console().width, 120)).print(table)
     OUT.mkdir(parents=True, exist_ok=True)
     file = OUT / f"{name}.json"
     record = {
