@@ -4,7 +4,10 @@ Used by `atelier up`, the demo, the end-to-end tests and the benchmarks.
 """
 
 import fcntl
+import http.client
+import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,14 +15,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import grpc
 
-from atelier_client.addresses import FILE_NAME, SERVICES, Addresses, write_addresses
+from atelier_client.addresses import FILE_NAME, GATEWAY, SERVICES, Addresses, write_addresses
 from atelier_client.client import Atelier
 from atelier_client.errors import AtelierError
 
@@ -32,6 +35,12 @@ LOG_LINES_SHOWN = 15
 # Generator that draws share the cores, and threads that spin keep each other from the work; threads that sleep at once
 # (OMP_WAIT_POLICY=PASSIVE) are woken too late. docs/operations.md has the figures.
 OPENMP = {"GOMP_SPINCOUNT": "10000"}
+
+
+def has_envoy() -> bool:
+    """Whether the gateway can run here: Envoy comes as a wheel for some platforms, else from the PATH."""
+    installed = importlib.util.find_spec("envoy") is not None or shutil.which("envoy") is not None
+    return installed or bool(os.environ.get("ATELIER_GATEWAY_ENVOY"))
 
 
 class StackError(AtelierError):
@@ -49,6 +58,8 @@ class _Child:
 class Stack:
     """A Catalog, a Trainer and a Generator on this machine, with everything they keep under `data_dir`.
 
+    And, where `gateway` says so, the gateway before them: REST, gRPC-Web and the web app on one port.
+
     `ports` maps service names to fixed ports; what is not in it gets a free one. `environment` is added to the
     children's. `services` may leave out the Trainer, the Generator or both. Start it from a thread that lives on: the
     children end with it. One stack runs in a folder at a time.
@@ -61,6 +72,7 @@ class Stack:
         ports: Mapping[str, int] | None = None,
         host: str = "127.0.0.1",
         services: Sequence[str] = SERVICES,
+        gateway: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
@@ -68,6 +80,7 @@ class Stack:
         self._ports = dict(ports or {})
         self._host = host
         self._services = [name for name in SERVICES if name in services]
+        self._gateway = gateway
         self._environment = dict(environment or {})
         self._children: list[_Child] = []
         self._lock: IO[str] | None = None
@@ -103,7 +116,10 @@ class Stack:
             bound = {"catalog": catalog, **{name: self._await_address(name, deadline) for name in others}}
             for name, address in bound.items():
                 self._await_health(name, address, deadline)
-            self._addresses = Addresses(**{name: bound.get(name, "") for name in SERVICES})
+            addresses = Addresses(**{name: bound.get(name, "") for name in SERVICES})
+            if self._gateway:
+                addresses = replace(addresses, gateway=self._start_gateway(bound, deadline))
+            self._addresses = addresses
             write_addresses(self.data_dir, self._addresses)
         except BaseException:
             self.stop()
@@ -179,6 +195,16 @@ class Stack:
         self._ports["trainer"] = port
         return {"ATELIER_CATALOG_TRAINER_ADDRESS": f"{_to_call(self._host)}:{port}"}
 
+    def _start_gateway(self, bound: Mapping[str, str], deadline: float) -> str:
+        self._spawn(GATEWAY, {f"ATELIER_GATEWAY_{name.upper()}_ADDRESS": address for name, address in bound.items()})
+        address = self._await_address(GATEWAY, deadline)
+        while not is_open(address):
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(f"the gateway at {address} reaches no service; see {self.log_dir}/{GATEWAY}.log")
+            time.sleep(POLL_SECONDS)
+        return address
+
     def _spawn(self, name: str, environment: Mapping[str, str]) -> None:
         announce = self._announce_file(name)
         announce.unlink(missing_ok=True)
@@ -193,10 +219,11 @@ class Stack:
             f"{prefix}LISTEN": f"{self._host}:{self._ports.get(name, 0)}",
             "PYTHONUNBUFFERED": "1",
         }
+        module = name if name == GATEWAY else f"services.{name}"
         log_file = self.log_dir / f"{name}.log"
         log = log_file.open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "atelier_client.child", f"services.{name}", str(os.getpid())],
+            [sys.executable, "-m", "atelier_client.child", module, str(os.getpid())],
             env=full,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -238,6 +265,19 @@ def is_healthy(address: str) -> bool:
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def is_open(address: str) -> bool:
+    """Whether the gateway at `address` says that it reaches every service."""
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=2.0)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _to_call(host: str) -> str:
