@@ -43,6 +43,7 @@ def render(settings: GatewaySettings, folder: Path, *, admin: Config) -> Path:
         web_dir=settings.web_dir.resolve() if (settings.web_dir / "index.html").is_file() else None,
         allowed_origins=tuple(settings.allowed_origins),
         max_body_bytes=settings.max_body_bytes,
+        read_seconds=settings.read_seconds,
     )
     file = folder / "envoy.json"
     file.write_text(json.dumps(bootstrap(edge), indent=1))
@@ -81,7 +82,9 @@ def run(settings: GatewaySettings) -> int:
         admin = loopback if settings.admin_port else {"pipe": {"path": str(pipe), "mode": 0o600}}
         config = render(settings, folder, admin=admin)
         command = [envoy, "-c", str(config), "--concurrency", str(settings.workers), "--disable-hot-restart"]
-        process = subprocess.Popen([*command, "--log-level", settings.envoy_log_level])
+        # The file server is marked as work in progress, which each use of it says again (docs/adr/0007).
+        levels = ["--log-level", settings.envoy_log_level, "--component-log-level", "misc:error"]
+        process = subprocess.Popen([*command, *levels])
 
         def stop(number: int, frame: FrameType | None) -> None:
             process.terminate()

@@ -25,6 +25,8 @@ class GatewaySettings(BaseSettings):
     """Other origins whose pages may call: scheme://host[:port], a JSON list. The gateway's own is always allowed."""
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     """The largest body of a REST call, either way. gRPC streams are not bounded here: services bound their messages."""
+    read_seconds: float = Field(60.0, gt=0)
+    """What a unary call that only reads may take. Others take as long as they need: drawing, recounting."""
     workers: int = Field(2, ge=1)
     """Envoy's threads."""
     admin_port: int = Field(0, ge=0, le=65535)

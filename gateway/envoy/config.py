@@ -7,6 +7,7 @@ enums) and the rest is short. Field names are those of Envoy's v3 API: https://w
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.envoy.contracts import SERVICES, reads, short_enums
 
@@ -17,6 +18,7 @@ IDLE_SECONDS = 3600
 """A stream on which nothing moves is closed after so long. Ours beat every few seconds; a unary call that waits for a
 busy GPU does not, and may take long."""
 MAX_CONNECTIONS = 10_000
+FILE_READERS = {"thread_pool": {"thread_count": 2}}
 GRPC_HEADERS = "content-type,x-grpc-web,x-user-agent,grpc-timeout,x-request-id,authorization"
 EXPOSED_HEADERS = "grpc-status,grpc-message,grpc-status-details-bin,x-request-id"
 # Mantine writes style elements at run time; no script but the app's own files ever runs.
@@ -48,6 +50,8 @@ class Edge:
     web_dir: Path | None = None
     allowed_origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * 1024 * 1024
+    read_seconds: float = 60.0
+    """What a unary call that only reads may take."""
 
 
 def bootstrap(edge: Edge) -> Config:
@@ -233,7 +237,7 @@ def _filters(edge: Edge) -> list[Config]:
         ),
     ]
     if edge.web_dir is not None:
-        filters.append(_typed("file_server", "FileServerConfig"))
+        filters.append(_typed("file_server", "FileServerConfig", manager_config=FILE_READERS))
     return [*filters, _typed("router", "Router", suppress_envoy_headers=True)]
 
 
@@ -269,13 +273,18 @@ end
 
 def _virtual_host(edge: Edge) -> Config:
     origins = [{"exact": origin} for origin in edge.allowed_origins]
-    routes = [*_grpc_routes(), _missing("/api/"), *(_web_routes(edge.web_dir) if edge.web_dir else [_no_web()])]
+    hosts = [{"exact": urlsplit(origin).netloc} for origin in edge.allowed_origins]  # all that the check compares
+    routes = [
+        *_grpc_routes(edge.read_seconds),
+        _missing("/api/"),
+        *(_web_routes(edge.web_dir) if edge.web_dir else [_no_web()]),
+    ]
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     return {
         "name": "edge",
         "domains": ["*"],
         # Browsers name the origin of a page that calls; other clients have none, and nothing to be protected from.
-        "routes": [*(_from_page(route, always, origins) for route in routes), *routes],
+        "routes": [*(_from_page(route, always, hosts) for route in routes), *routes],
         "typed_per_filter_config": _per_route(
             "cors",
             "CorsPolicy",
@@ -289,16 +298,17 @@ def _virtual_host(edge: Edge) -> Config:
     }
 
 
-def _from_page(route: Config, always: Config, origins: list[Config]) -> Config:
+def _from_page(route: Config, always: Config, hosts: list[Config]) -> Config:
     """The same route for requests that a page makes: refused unless it is one of ours or of the allow-list."""
     headers = [*route["match"].get("headers", []), {"name": "origin", "present_match": True}]
     match = {**route["match"], "headers": headers}
-    check = _per_route("csrf", "CsrfPolicy", filter_enabled=always, additional_origins=origins)
+    check = _per_route("csrf", "CsrfPolicy", filter_enabled=always, additional_origins=hosts)
     return {**route, "match": match, "typed_per_filter_config": {**route.get("typed_per_filter_config", {}), **check}}
 
 
-def _grpc_routes() -> list[Config]:
-    """Every method of the three services; what only reads is tried again where a service was not reached."""
+def _grpc_routes(read_seconds: float) -> list[Config]:
+    """Every method of the three services. What only reads is tried again where a service was not reached, and has to
+    end in time: a service waits for the rest of a torn request, and would wait for ever."""
     uncompressed = _per_route("compressor", "CompressorPerRoute", disabled=True)
     endless = {"timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}}
     again = {
@@ -312,7 +322,7 @@ def _grpc_routes() -> list[Config]:
         routes += [
             {
                 "match": {"path": prefix + method},
-                "route": {"cluster": name, **endless, "retry_policy": again},
+                "route": {"cluster": name, "timeout": f"{read_seconds}s", "retry_policy": again},
                 "typed_per_filter_config": uncompressed,
             }
             for method in reads(service)
@@ -376,7 +386,7 @@ def _files(prefix: str, folder: Path, cache: str) -> Config:
     served = _per_route(
         "file_server",
         "FileServerConfig",
-        manager_config={"thread_pool": {"thread_count": 2}},
+        manager_config=FILE_READERS,
         path_mappings=[{"request_path_prefix": prefix.rstrip("/") or "/", "file_path_prefix": str(folder)}],
         content_types=kinds,
         default_content_type="application/octet-stream",
