@@ -1,8 +1,8 @@
 """`python -m assets.make <step>`: makes the starter model and all that is beside it again, in this order:
 
 fetch        the pinned npm packages into the cache, and the icons drawn
-autoencoder  --steps 4000
-base         --steps 9000   the denoiser and the text encoder; goes on where it stopped
+autoencoder  --steps 3600
+base         --steps 6500   the denoiser and the text encoder; goes on where it stopped
 judge        the classifier of concepts, for the scores
 style        the style check
 export       the shipped folder
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = ["fetch", "autoencoder", "base", "style", "export", "demo", "scores", "lora"]
     parser.add_argument("step", choices=steps)
-    parser.add_argument("--steps", type=int, default=9000, help="of autoencoder and base")
+    parser.add_argument("--steps", type=int, default=6500, help="of autoencoder and base")
     parser.add_argument("--resume", action="store_true", help="autoencoder: go on from its last weights")
     parser.add_argument("--work", type=Path, default=WORK, help="where checkpoints go")
     options = parser.parse_args()

@@ -30,8 +30,8 @@ class Settings:
 
     rank: int = 8
     alpha: int = 8
-    targets: tuple[str, ...] = ATTENTION
-    rate: float = 2e-3
+    targets: tuple[str, ...] = ALL
+    rate: float = 1e-3
     steps: int = 200
     batch: int = 4
     snr_gamma: float | None = None
