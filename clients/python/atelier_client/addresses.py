@@ -47,12 +47,12 @@ def find_addresses(
 
 
 def read_addresses(folder: Path) -> dict[str, str]:
-    """What a running `atelier up` wrote under `folder`; empty when none runs there."""
+    """The services' addresses that a running `atelier up` wrote under `folder`; empty when none runs there."""
     try:
         written = json.loads((folder / FILE_NAME).read_text())
     except (OSError, ValueError):
         return {}
-    return {name: written[name] for name in (*SERVICES, GATEWAY) if written.get(name)}
+    return {name: written[name] for name in SERVICES if written.get(name)}
 
 
 def write_addresses(folder: Path, addresses: Addresses) -> Path:
