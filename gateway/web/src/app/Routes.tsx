@@ -7,6 +7,8 @@ import { Empty, Page } from "./Page";
 // Each page is a file of its own: the first one that is opened does not wait for the others.
 const DatasetsPage = lazy(() => import("../datasets/DatasetsPage"));
 const DatasetPage = lazy(() => import("../datasets/DatasetPage"));
+const TrainingPage = lazy(() => import("../training/TrainingPage"));
+const JobPage = lazy(() => import("../training/JobPage"));
 
 export function Routes() {
   return (
@@ -18,6 +20,8 @@ export function Routes() {
           </Route>
           <Route path="/datasets" component={DatasetsPage} />
           <Route path="/datasets/:id">{({ id }) => <DatasetPage key={id} id={Number(id)} />}</Route>
+          <Route path="/training" component={TrainingPage} />
+          <Route path="/training/:id">{({ id }) => <JobPage key={id} id={id} />}</Route>
           <Route component={NotFound} />
         </Switch>
       </Suspense>
