@@ -1,6 +1,6 @@
 import { Code } from "@connectrpc/connect";
 import { Alert, Button, Group } from "@mantine/core";
-import { notifications } from "@mantine/notifications";
+import { notify } from "../app/notify";
 import type { Words } from "../i18n/en";
 import { useSpeech } from "../i18n";
 import { failureOf, isTransient } from "./errors";
@@ -31,5 +31,5 @@ export function Failed({ error, retry }: { error: unknown; retry?: () => void })
 
 /** For what failed without a place of its own on the page. */
 export function notifyFailure(error: unknown, words: Words): void {
-  notifications.show({ color: "red", message: explain(error, words), autoClose: 8000 });
+  notify(words, explain(error, words), "red");
 }

@@ -9,6 +9,9 @@ const DatasetsPage = lazy(() => import("../datasets/DatasetsPage"));
 const DatasetPage = lazy(() => import("../datasets/DatasetPage"));
 const TrainingPage = lazy(() => import("../training/TrainingPage"));
 const JobPage = lazy(() => import("../training/JobPage"));
+const ModelsPage = lazy(() => import("../models/ModelsPage"));
+const ModelPage = lazy(() => import("../models/ModelPage"));
+const DrawingPage = lazy(() => import("../drawing/DrawingPage"));
 
 export function Routes() {
   return (
@@ -22,6 +25,14 @@ export function Routes() {
           <Route path="/datasets/:id">{({ id }) => <DatasetPage key={id} id={Number(id)} />}</Route>
           <Route path="/training" component={TrainingPage} />
           <Route path="/training/:id">{({ id }) => <JobPage key={id} id={id} />}</Route>
+          <Route path="/text-to-image">
+            <DrawingPage tab="draw" />
+          </Route>
+          <Route path="/text-to-image/compare">
+            <DrawingPage tab="compare" />
+          </Route>
+          <Route path="/models" component={ModelsPage} />
+          <Route path="/models/:id">{({ id }) => <ModelPage key={id} id={Number(id)} />}</Route>
           <Route component={NotFound} />
         </Switch>
       </Suspense>

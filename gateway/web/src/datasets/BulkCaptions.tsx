@@ -1,9 +1,9 @@
 import { createClient } from "@connectrpc/connect";
 import { Button, Group, Modal, Progress, SegmentedControl, Stack, Text, TextInput } from "@mantine/core";
-import { notifications } from "@mantine/notifications";
 import { useEffect, useMemo, useState } from "react";
 import { Failed } from "../api/Failed";
 import { transport } from "../api/transport";
+import { notify } from "../app/notify";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
@@ -49,7 +49,7 @@ export function BulkCaptions({ datasetId, total, selected, onClose, onChanged }:
         done += 1;
         setProgress(done);
       });
-      notifications.show({ color: "green", message: words.images.applied(done) });
+      notify(words, words.images.applied(done), "green");
       onClose();
     } catch (failure) {
       setError(failure);

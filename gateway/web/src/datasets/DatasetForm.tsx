@@ -1,7 +1,8 @@
 import { useMutation } from "@connectrpc/connect-query";
 import { Alert, Button, Group, Modal, SegmentedControl, Stack, Text, Textarea, TextInput } from "@mantine/core";
-import { type FormEvent, useState } from "react";
+import { type FormEvent, useMemo, useState } from "react";
 import { failureOf, remainder } from "../api/errors";
+import { useFirstError } from "../app/useFirstError";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { type Dataset, DatasetType } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
@@ -23,7 +24,8 @@ export function DatasetForm({ dataset, onClose, onSaved }: DatasetFormProps) {
   const create = useMutation(CatalogService.method.createDataset);
   const update = useMutation(CatalogService.method.updateDataset);
   const error = create.error ?? update.error;
-  const failure = error && failureOf(error);
+  const failure = useMemo(() => (error ? failureOf(error) : null), [error]);
+  const form = useFirstError(failure);
   const prefix = dataset ? "dataset." : "";
   const fields = [`${prefix}name`, `${prefix}description`] as const;
   const rest = failure ? remainder(failure, fields) : "";
@@ -49,7 +51,7 @@ export function DatasetForm({ dataset, onClose, onSaved }: DatasetFormProps) {
       title={dataset ? words.datasets.edit : words.datasets.createNew}
       closeButtonProps={{ "aria-label": words.common.close }}
     >
-      <form onSubmit={(event) => void submit(event)} noValidate>
+      <form ref={form} onSubmit={(event) => void submit(event)} noValidate>
         <Stack>
           <TextInput
             label={words.common.name}

@@ -1,7 +1,6 @@
 import { createClient } from "@connectrpc/connect";
 import { createConnectQueryKey, useMutation, useQuery } from "@connectrpc/connect-query";
 import { Alert, Button, Group, List, Menu, Skeleton, Text, Title } from "@mantine/core";
-import { notifications } from "@mantine/notifications";
 import { IconDots, IconPencil, IconRefresh, IconSchool, IconTrash } from "@tabler/icons-react";
 import { useQueryClient } from "@tanstack/react-query";
 import { useCallback, useState } from "react";
@@ -10,6 +9,7 @@ import { failureOf } from "../api/errors";
 import { Failed, notifyFailure } from "../api/Failed";
 import { transport } from "../api/transport";
 import { Confirm } from "../app/Confirm";
+import { notify } from "../app/notify";
 import { Empty, Page } from "../app/Page";
 import { CatalogService, type RefreshDatasetResponse } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
@@ -66,7 +66,7 @@ export default function DatasetPage({ id }: { id: number }) {
       const now = Number(answer.dataset?.numItems ?? 0n);
       if (answer.missing.length + answer.corrupt.length === 0) {
         const message = before === now ? words.datasets.refreshed(now) : words.datasets.refreshedFrom(before, now);
-        notifications.show({ color: "green", message });
+        notify(words, message, "green");
       }
       reload();
     } catch (error) {
@@ -82,7 +82,7 @@ export default function DatasetPage({ id }: { id: number }) {
       setTimeout(() => setDialog("force"));
       return;
     }
-    notifications.show({ message: words.datasets.deleted(dataset.data?.dataset?.name ?? "") });
+    notify(words, words.datasets.deleted(dataset.data?.dataset?.name ?? ""));
     queries.removeQueries({ queryKey: createConnectQueryKey({ schema: getDataset, transport, input: { datasetId: id }, cardinality: "finite" }) });
     go("/datasets");
   };

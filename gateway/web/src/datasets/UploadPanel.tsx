@@ -109,7 +109,12 @@ function Uploads({ uploads, retry, stop, clear }: UploadsProps) {
           color={busy ? undefined : sum.refused + sum.failed > 0 ? "orange" : "green"}
         />
         {/* Reachable by keyboard, since it scrolls. */}
-        <ScrollArea.Autosize mah={220} viewportProps={{ tabIndex: 0, role: "group", "aria-label": words.upload.progress(sum.ended, sum.total) }}>
+        <ScrollArea.Autosize
+          mah={220}
+          type="auto"
+          offsetScrollbars
+          viewportProps={{ tabIndex: 0, role: "group", "aria-label": words.upload.progress(sum.ended, sum.total) }}
+        >
           <ul className={classes.list}>
             {rows.map((upload) => (
               <li key={upload.id} className={classes.row} data-state={upload.state}>

@@ -66,6 +66,5 @@ const ORDER: Record<UploadState, number> = {
 /** What to list, the most important first, `most` at most: thousands of rows would help nobody. */
 export function shown(uploads: readonly Upload[], most: number): Upload[] {
   const troubled = uploads.filter((upload) => upload.state === "refused" || upload.state === "failed").length;
-  if (uploads.length <= most) return [...uploads];
   return uploads.toSorted((a, b) => ORDER[a.state] - ORDER[b.state]).slice(0, Math.max(most, troubled));
 }

@@ -51,9 +51,9 @@ export function DreamBoothFields(props: FieldsProps) {
       />
       <Checkbox label={words.training.priorPreservation} {...flag("priorPreservation")} />
       {props.draft.priorPreservation && (
-        <SimpleGrid cols={{ base: 1, xs: 2 }}>
+        <SimpleGrid style={{ alignItems: "end" }} cols={{ base: 1, xs: 2 }}>
           <TextInput label={words.training.classPrompt} description={words.training.classPromptHint} {...text("classPrompt")} />
-          <NumberInput label={words.training.classImages} description=" " {...amount("classImages")} />
+          <NumberInput label={words.training.classImages} {...amount("classImages")} />
         </SimpleGrid>
       )}
       <Checkbox label={words.training.dreamboothFull} {...flag("dreamboothFull")} />
@@ -70,7 +70,7 @@ export function AdvancedFields(props: FieldsProps) {
   const t = words.training;
   return (
     <Stack>
-      <SimpleGrid cols={{ base: 1, xs: 2 }}>
+      <SimpleGrid style={{ alignItems: "end" }} cols={{ base: 1, xs: 2 }}>
         <NumberInput label={t.learningRate} {...amount("learningRate")} step={0.0001} />
         <NumberInput label={t.batchSize} description={t.batchSizeHint} {...amount("batchSize")} allowDecimal={false} />
         <NumberInput label={t.epochs} description={t.epochsHint} {...amount("epochs")} allowDecimal={false} />
@@ -82,7 +82,6 @@ export function AdvancedFields(props: FieldsProps) {
         <TextInput label={t.triggerWord} description={t.triggerWordHint} {...text("triggerWord")} />
         <Select
           label={t.precision}
-          description=" "
           allowDeselect={false}
           value={String(draft.precision)}
           onChange={(value) => set("precision", Number(value))}
@@ -107,16 +106,16 @@ export function AdvancedFields(props: FieldsProps) {
         <NumberInput label={t.accumulation} {...amount("accumulation")} allowDecimal={false} />
         <NumberInput label={t.weightDecay} {...amount("weightDecay")} />
         <NumberInput label={t.snrGamma} description={t.snrGammaHint} {...amount("snrGamma")} />
-        <NumberInput label={t.captionDropout} description=" " {...amount("captionDropout")} />
+        <NumberInput label={t.captionDropout} {...amount("captionDropout")} />
       </SimpleGrid>
       <Checkbox label={t.flip} {...flag("flip")} />
       <Checkbox label={t.checkpointing} {...flag("checkpointing")} />
       <Checkbox label={t.textEncoder} {...flag("textEncoder")} />
       <Textarea label={t.samplePrompts} autosize minRows={2} {...text("samplePrompts")} />
-      <SimpleGrid cols={{ base: 1, xs: 3 }}>
+      <SimpleGrid style={{ alignItems: "end" }} cols={{ base: 1, xs: 3 }}>
         <NumberInput label={t.sampleEvery} description={t.sampleEveryHint} {...amount("sampleEvery")} allowDecimal={false} />
         <NumberInput label={t.checkpointEvery} description={t.checkpointEveryHint} {...amount("checkpointEvery")} allowDecimal={false} />
-        <NumberInput label={t.keep} description=" " {...amount("keep")} allowDecimal={false} />
+        <NumberInput label={t.keep} {...amount("keep")} allowDecimal={false} />
       </SimpleGrid>
     </Stack>
   );

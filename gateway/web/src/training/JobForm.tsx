@@ -1,10 +1,11 @@
 import { useMutation, useQuery } from "@connectrpc/connect-query";
 import { Accordion, Alert, Anchor, Button, Group, Modal, Radio, Select, SimpleGrid, Skeleton, Stack, TextInput } from "@mantine/core";
-import { type FormEvent, useState } from "react";
+import { type FormEvent, useMemo, useState } from "react";
 import { Link } from "wouter";
 import { failureOf, isTransient, remainder } from "../api/errors";
 import { Failed } from "../api/Failed";
 import { Empty } from "../app/Page";
+import { useFirstError } from "../app/useFirstError";
 import type { Dataset } from "../gen/atelier/catalog/v1/dataset_pb";
 import { type Model, ModelType } from "../gen/atelier/catalog/v1/model_pb";
 import { type GetTrainerCapabilitiesResponse, TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
@@ -84,7 +85,8 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
   const [draft, setDraft] = useState<Draft>(() => draftOf(able.defaults, datasetId ?? 0, base?.id ?? 0));
   const [requestId, setRequestId] = useState(() => crypto.randomUUID());
   const create = useMutation(TrainerService.method.createTrainingJob);
-  const failure = create.error ? failureOf(create.error) : null;
+  const failure = useMemo(() => (create.error ? failureOf(create.error) : null), [create.error]);
+  const form = useFirstError(failure);
   const rest = create.error && isTransient(create.error) ? words.errors.unreachable : failure && remainder(failure, Object.values(FIELDS));
   const problem = (name: keyof Draft) => failure?.fields[FIELDS[name]];
   const set = <Name extends keyof Draft>(name: Name, value: Draft[Name]) => {
@@ -105,6 +107,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
   const [openSection, setOpenSection] = useState<string | null>(null);
   return (
     <form
+      ref={form}
       noValidate
       onSubmit={(event: FormEvent) => {
         event.preventDefault();

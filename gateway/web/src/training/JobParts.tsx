@@ -89,7 +89,7 @@ export function JobSettings({ job }: { job: TrainingJob }) {
     [t.triggerWord, config.triggerWord || undefined],
     [t.instancePrompt, config.dreambooth?.instancePrompt || undefined],
     [t.classPrompt, config.dreambooth?.classPrompt || undefined],
-    [t.samplePrompts, config.samples?.prompts.join("; ") || undefined],
+    [t.samples, config.samples?.prompts.join("; ") || undefined],
     [words.common.created, format.date(job.createdAt)],
   ];
   return (
