@@ -2,6 +2,7 @@ import { Anchor, Button, MultiSelect, Paper, Stack, Text, Title } from "@mantine
 import { type FormEvent, useEffect, useState } from "react";
 import { Link } from "wouter";
 import { useSpeech } from "../i18n";
+import { isLora } from "./choices";
 import { anySeed, type Draft, emptyDraft, requestOf } from "./draft";
 import { Drawing } from "./Drawing";
 import classes from "./Drawing.module.css";
@@ -21,7 +22,7 @@ export function Compare({ choices }: { choices: Choices }) {
   );
   useEffect(() => rememberDraft(draft), [draft]);
   const fields: FieldsProps = {
-    draft,
+    draft: { ...draft, modelId: 0 },
     choices,
     set: (changes) => setDraft((before) => ({ ...before, ...changes })),
     problem: () => undefined, // each model answers for itself, under its name
@@ -29,7 +30,10 @@ export function Compare({ choices }: { choices: Choices }) {
   const submit = (event: FormEvent) => {
     event.preventDefault();
     const seed = draft.seed === "" ? anySeed() : draft.seed;
-    const next = chosen.map((id) => new Drawing(requestOf({ ...draft, seed, modelId: Number(id), count: 1, loras: [] })));
+    const next = chosen.map((id) => {
+      const model = able.find((each) => each.id === Number(id));
+      return new Drawing(requestOf({ ...draft, seed, modelId: Number(id), count: 1, loras: [] }, isLora(model)));
+    });
     rememberCompared(next);
     setDrawings(next);
   };
@@ -78,7 +82,7 @@ export function Compare({ choices }: { choices: Choices }) {
                 const known = able.find((model) => model.id === id);
                 return (
                   <li key={drawing.request.requestId}>
-                    <Title order={3} size="h5" mb="xs">
+                    <Title order={2} size="h5" mb="xs">
                       <Anchor component={Link} href={`/models/${id}`} inherit>
                         {choices.labels.get(known?.id ?? 0) ?? id}
                       </Anchor>

@@ -7,6 +7,7 @@ import { Failed } from "../api/Failed";
 import { Empty, Page } from "../app/Page";
 import { useFirstError } from "../app/useFirstError";
 import { useSpeech } from "../i18n";
+import { isLora } from "./choices";
 import { Compare } from "./Compare";
 import { type Draft, emptyDraft, FIELDS, requestOf } from "./draft";
 import { Drawing, type DrawingState, isOver } from "./Drawing";
@@ -84,7 +85,7 @@ function Draw({ choices }: { choices: Choices }) {
   const rest = failure && refused ? remainder(failure, Object.values(FIELDS)) : "";
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    const next = new Drawing(requestOf(draft));
+    const next = new Drawing(requestOf(draft, isLora(choices.models.find((model) => model.id === draft.modelId))));
     rememberDrawing(next);
     setDrawing(next);
   };

@@ -82,7 +82,7 @@ export function SettingFields({ draft, set, problem, choices, withCount }: Field
     min: 0,
   });
   return (
-    <SimpleGrid cols={2} spacing="sm" style={{ alignItems: "end" }}>
+    <SimpleGrid cols={2} spacing="sm">
       <NumberInput label={words.drawing.width} placeholder={own} step={8} allowDecimal={false} {...amount("width")} />
       <NumberInput label={words.drawing.height} placeholder={own} step={8} allowDecimal={false} {...amount("height")} />
       <NumberInput label={words.drawing.steps} allowDecimal={false} {...amount("steps")} max={choices.able?.maxSteps} />

@@ -64,13 +64,14 @@ export function SettingsList({ generation, onUse }: { generation: Generation; on
     [t.guidance, settings.guidanceScale === undefined ? "" : format.decimal(settings.guidanceScale)],
     [t.scheduler, scheduler],
     [t.seed, settings.seed?.toString() ?? ""],
+    [t.loraWeight, settings.loraWeight === undefined ? "" : format.decimal(settings.loraWeight)],
     [t.loras, loras.join(", ")],
     [words.common.created, format.date(generation.createdAt)],
   ];
   return (
     <section>
       <Group justify="space-between" mb="xs">
-        <Title order={3} size="h5">
+        <Title order={2} size="h5">
           {t.settingsShown}
         </Title>
         {onUse && (

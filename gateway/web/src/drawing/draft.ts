@@ -78,7 +78,8 @@ export function previewInterval(steps: number): number {
   return Math.max(1, Math.round(steps / 8));
 }
 
-export function requestOf(draft: Draft): GenerateRequest {
+/** The request that a form stands for. A LoRA weight is for models that are a LoRA: others refuse it. */
+export function requestOf(draft: Draft, ofLora: boolean): GenerateRequest {
   const { steps } = draft;
   return create(GenerateRequestSchema, {
     requestId: crypto.randomUUID(),
@@ -94,7 +95,7 @@ export function requestOf(draft: Draft): GenerateRequest {
       scheduler: draft.scheduler,
       seed: draft.seed === "" ? undefined : BigInt(draft.seed),
       count: given(draft.count),
-      loraWeight: given(draft.loraWeight),
+      loraWeight: ofLora ? given(draft.loraWeight) : undefined,
       loras: draft.loras.map(({ modelId, weight }) => ({ modelId, weight: given(weight) })),
     },
   });

@@ -5,13 +5,28 @@ import { Drawing, isOver } from "./Drawing";
 
 // What the drawing pages hold beyond one visit: other pages may be looked at meanwhile, and the browser may be reloaded.
 const REQUEST_KEY = "atelier-drawing";
+const DRAFT_KEY = "atelier-drawing-form-1"; // another number when the form's fields change
 let draft: Draft | null = null;
 let drawing: Drawing | null = null;
 let compared: readonly Drawing[] = [];
 
-export const rememberedDraft = () => draft;
+export function rememberedDraft(): Draft | null {
+  if (draft) return draft;
+  try {
+    draft = JSON.parse(sessionStorage.getItem(DRAFT_KEY) ?? "null") as Draft | null;
+  } catch {
+    // As below.
+  }
+  return draft;
+}
+
 export function rememberDraft(next: Draft): void {
   draft = next;
+  try {
+    sessionStorage.setItem(DRAFT_KEY, JSON.stringify(next));
+  } catch {
+    // Storage may be closed to us: a reload then begins with an empty form.
+  }
 }
 
 /** The drawing of before: this visit's, or the one that was under way when the page was reloaded. */

@@ -285,7 +285,7 @@ export const en = {
     scheduler: "Scheduler",
     schedulerOwn: "The model's own",
     seed: "Seed",
-    seedHint: "Empty: chosen for you",
+    seedHint: "random",
     randomSeed: "Choose another each time",
     count: "Pictures",
     loraWeight: "LoRA weight",

@@ -286,7 +286,7 @@ export const fr: Words = {
     scheduler: "Échantillonneur",
     schedulerOwn: "Celui du modèle",
     seed: "Graine",
-    seedHint: "Vide : choisie pour vous",
+    seedHint: "au hasard",
     randomSeed: "En choisir une autre à chaque fois",
     count: "Images",
     loraWeight: "Poids du LoRA",

@@ -134,16 +134,16 @@ function Facts({ model }: { model: Model }) {
   );
 }
 
-/** Base, dataset as it was, job, the model, and what was trained on it: in the order of time. */
-function Lineage({ model, lineage }: { model: Model; lineage: GetModelLineageResponse }) {
-  const { words, format } = useSpeech();
-  const { ancestors, dataset, snapshot, children } = lineage;
-  const link = (to: string, text: string) => (
+function link(to: string, text: string): ReactNode {
+  return (
     <Anchor component={Link} href={to} fw={600}>
       {text}
     </Anchor>
   );
-  const step = (key: string, kind: ReactNode, what: ReactNode, more?: ReactNode) => (
+}
+
+function step(key: string, kind: ReactNode, what: ReactNode, more?: ReactNode): ReactNode {
+  return (
     <li key={key}>
       <Text size="xs" c="dimmed">
         {kind}
@@ -152,6 +152,12 @@ function Lineage({ model, lineage }: { model: Model; lineage: GetModelLineageRes
       {more && <Text size="sm">{more}</Text>}
     </li>
   );
+}
+
+/** Base, dataset as it was, job, the model, and what was trained on it: in the order of time. */
+function Lineage({ model, lineage }: { model: Model; lineage: GetModelLineageResponse }) {
+  const { words, format } = useSpeech();
+  const { ancestors, dataset, snapshot, children } = lineage;
   return (
     <Stack gap="sm">
       <div>

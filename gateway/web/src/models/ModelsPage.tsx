@@ -64,8 +64,9 @@ export default function ModelsPage() {
 
 /** Trained models before base models, the newest of them first. */
 function newestFirst(a: Model, b: Model): number {
-  const base = (model: Model) => (model.type === ModelType.BASE_MODEL ? 1 : 0);
-  return base(a) - base(b) || (base(a) ? a.id - b.id : b.id - a.id);
+  const [first, second] = [a.type === ModelType.BASE_MODEL, b.type === ModelType.BASE_MODEL];
+  if (first !== second) return first ? 1 : -1;
+  return first ? a.id - b.id : b.id - a.id;
 }
 
 function Row({ model, base }: { model: Model; base: string | undefined }) {
