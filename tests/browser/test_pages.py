@@ -1,4 +1,4 @@
-"""Every page as people meet it: accessible, in two languages, in the dark, on a phone, light to load, plain in error."""
+"""Every page as people meet it: accessible, in two languages, dark, on a phone, light to load, plain in error."""
 
 import io
 import re
