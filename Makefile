@@ -4,15 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MAIN ?= main
+WEB := gateway/web/dist/index.html
+WEB_SOURCES := Makefile $(shell find gateway/web protos -type f \
+  -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/src/gen/*' -not -path '*/__pycache__/*')
 
 export HF_HUB_OFFLINE ?= 1
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: demo up test test-slow lint format gen bench clean help
+.PHONY: demo up web test test-slow lint format gen bench clean help
 
 help:
 	@echo "make demo   forty pictures in, a fine-tuned model out, pictures from it: out/demo/"
-	@echo "make up     run the studio in the foreground, data under ./data"
+	@echo "make up     run the studio in the foreground, data under ./data;  make web   build its pages"
 	@echo "make test   all tests;  make lint   every check;  make format   write the formatting"
 	@echo "make gen    regenerate gen/ from protos/;  make bench   the benchmarks: out/bench/"
 
@@ -25,13 +28,19 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python -m atelier_client.demo
 
-up: $(READY)
+up: $(READY) $(WEB)
 	HF_HUB_OFFLINE=0 $(BIN)/atelier up
 
-test: $(READY)
+# The browser's app: built again only when its sources or the contracts have changed.
+web: $(WEB)
+
+$(WEB): $(WEB_SOURCES) | $(READY)
+	gateway/web/build.sh $(BIN)/python
+
+test: $(READY) $(WEB)
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-slow: $(READY)
+test-slow: $(READY) $(WEB)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY) .imports
@@ -43,6 +52,7 @@ lint: $(READY) .imports
 	$(BIN)/buf format --diff --exit-code protos
 	protos/breaking.sh $(BIN)/buf $(MAIN)
 	protos/check_fresh.sh $(BIN)/python
+	gateway/web/build.sh $(BIN)/python check
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -60,4 +70,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf out build dist .imports .mypy_cache .ruff_cache .pytest_cache
+	rm -rf out build dist gateway/web/dist gateway/web/src/gen .imports .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,6 @@
 """Gathers the schemas that our protos import into one folder that buf and protoc both read.
 
-`google/api` lies as text in the googleapis-common-protos wheel. protovalidate's wheel carries
+`google/api` and `google/rpc` lie as text in the googleapis-common-protos wheel. protovalidate's wheel carries
 `buf/validate/validate.proto` only as a descriptor, so its text is printed from that.
 Neither is copied into the repository.
 
@@ -21,6 +21,7 @@ from google.protobuf.descriptor_pb2 import (
 from protovalidate._gen.buf.validate import validate_pb  # the only carrier of the schema on PyPI (2.1)
 
 GOOGLE_API = ("annotations.proto", "http.proto", "httpbody.proto")
+GOOGLE_RPC = ("error_details.proto",)  # what errors carry: the browser's client reads it
 LABELS = {1: "optional ", 2: "required ", 3: "repeated "}
 SCALARS = {
     value: name.removeprefix("TYPE_").lower()
@@ -86,11 +87,12 @@ def file_text(file: FileDescriptorProto) -> str:
 
 
 def main(target: Path) -> None:
-    google = importlib.resources.files("google.api")
-    (target / "google/api").mkdir(parents=True, exist_ok=True)
-    for name in GOOGLE_API:
-        with importlib.resources.as_file(google / name) as source:
-            shutil.copyfile(source, target / "google/api" / name)
+    for package, names in (("google.api", GOOGLE_API), ("google.rpc", GOOGLE_RPC)):
+        folder = target / package.replace(".", "/")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with importlib.resources.as_file(importlib.resources.files(package) / name) as source:
+                shutil.copyfile(source, folder / name)
     descriptor = FileDescriptorProto.FromString(validate_pb.desc().proto.to_binary())
     (target / "buf/validate").mkdir(parents=True, exist_ok=True)
     (target / "buf/validate/validate.proto").write_text(file_text(descriptor))

@@ -1,0 +1,39 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb";
+
+/** What a failed call says: for people, for programs, and field by field. */
+export interface Failure {
+  code: Code;
+  message: string;
+  /** Stable and in capitals, or empty. */
+  reason: string;
+  /** Field path as in the proto (`config.lora.rank`) to the rule it breaks. */
+  fields: Readonly<Record<string, string>>;
+}
+
+export function failureOf(error: unknown): Failure {
+  const failure = ConnectError.from(error);
+  const fields: Record<string, string> = {};
+  for (const detail of failure.findDetails(BadRequestSchema)) {
+    for (const violation of detail.fieldViolations) fields[violation.field] ??= violation.description;
+  }
+  const reason = failure.findDetails(ErrorInfoSchema)[0]?.reason ?? "";
+  return { code: failure.code, message: failure.rawMessage, reason, fields };
+}
+
+/** Whether the call may succeed if it is made again: the way to the server was lost, not the argument. */
+export function isTransient(error: unknown): boolean {
+  const { code, reason } = failureOf(error);
+  // A broken fetch is Unknown without the details that our services put on every error.
+  return code === Code.Unavailable || (code === Code.Unknown && reason === "");
+}
+
+/** What is left to say above a form once the fields named in `shown` have their own messages beside them. */
+export function remainder(failure: Failure, shown: readonly string[]): string {
+  const named = Object.entries(failure.fields);
+  if (named.length === 0) return failure.message;
+  return named
+    .filter(([field]) => !shown.includes(field))
+    .map(([field, rule]) => `${field}: ${rule}`)
+    .join("; ");
+}

@@ -1,0 +1,115 @@
+import { createClient } from "@connectrpc/connect";
+import { createGrpcWebTransport } from "@connectrpc/connect-web";
+import { useCallback, useEffect, useRef, useState } from "react";
+import { failureOf, isTransient } from "../api/errors";
+import { fetchWithProgress } from "../api/progress";
+import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
+import { backoff, each, wait } from "../lib/retry";
+import type { Picture } from "./files";
+import { outcome, type Upload } from "./uploads";
+
+const AT_ONCE = 3;
+const TRIES = 6;
+
+interface Sending {
+  upload: Upload;
+  picture: Picture;
+}
+
+/** The uploads into one dataset since the page was opened. `onLanded` is called now and then while files land. */
+export function useUploads(datasetId: number, onLanded: () => void) {
+  const [uploads, setUploads] = useState<readonly Upload[]>([]);
+  const pictures = useRef(new Map<string, Picture>());
+  const stopper = useRef(new AbortController());
+  const landed = useRef(onLanded);
+  useEffect(() => {
+    landed.current = onLanded;
+  });
+  useEffect(() => {
+    stopper.current = new AbortController();
+    return () => stopper.current.abort();
+  }, []);
+
+  const change = useCallback((id: string, changes: Partial<Upload>) => {
+    setUploads((all) => all.map((upload) => (upload.id === id ? { ...upload, ...changes } : upload)));
+  }, []);
+
+  const run = useCallback(
+    async (sendings: readonly Sending[]) => {
+      const { signal } = stopper.current;
+      let sinceTold = Date.now();
+      const send = async ({ upload, picture }: Sending) => {
+        change(upload.id, { state: "sending", share: 0, reason: "", message: "" });
+        change(upload.id, await sendPicture(datasetId, upload.id, picture, signal, (share) =>
+          change(upload.id, { share, state: share < 1 ? "sending" : "checking" }),
+        ));
+        if (Date.now() - sinceTold > 1500) {
+          sinceTold = Date.now();
+          landed.current();
+        }
+      };
+      await each(sendings, AT_ONCE, send, signal);
+      landed.current();
+    },
+    [datasetId, change],
+  );
+
+  const add = useCallback(
+    (chosen: readonly Picture[]) => {
+      const sendings = chosen.map((picture): Sending => {
+        const id = crypto.randomUUID();
+        pictures.current.set(id, picture);
+        return { picture, upload: { id, name: picture.file.name, state: "waiting", share: 0, reason: "", message: "" } };
+      });
+      setUploads((all) => [...all, ...sendings.map(({ upload }) => upload)]);
+      void run(sendings);
+    },
+    [run],
+  );
+
+  const retry = useCallback(() => {
+    const again = uploads.filter((upload) => upload.state === "failed");
+    if (stopper.current.signal.aborted) stopper.current = new AbortController();
+    void run(again.map((upload) => ({ upload, picture: pictures.current.get(upload.id) as Picture })));
+  }, [uploads, run]);
+
+  const stop = useCallback((words: string) => {
+    stopper.current.abort();
+    setUploads((all) =>
+      all.map((upload) => (upload.state === "waiting" ? { ...upload, state: "failed", message: words } : upload)),
+    );
+    stopper.current = new AbortController();
+  }, []);
+
+  const clear = useCallback(() => {
+    pictures.current.clear();
+    setUploads([]);
+  }, []);
+
+  return { uploads, add, retry, stop, clear };
+}
+
+/** Sends one file, again for as long as the way to the server is lost, and tells what has come of it. */
+async function sendPicture(
+  datasetId: number,
+  requestId: string,
+  picture: Picture,
+  signal: AbortSignal,
+  onProgress: (share: number) => void,
+): Promise<Partial<Upload>> {
+  const transport = createGrpcWebTransport({ baseUrl: location.origin, fetch: fetchWithProgress(onProgress) });
+  const catalog = createClient(CatalogService, transport);
+  const { file, caption } = picture;
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      // oxlint-disable no-await-in-loop -- tries follow one another
+      const data = new Uint8Array(await file.arrayBuffer());
+      const content = { contentType: file.type || "application/octet-stream", data };
+      await catalog.uploadImage({ datasetId, requestId, filename: file.name, caption, content }, { signal });
+      return { state: "done", share: 1 };
+    } catch (error) {
+      if (signal.aborted || attempt === TRIES || !isTransient(error)) return outcome(failureOf(error));
+      await wait(backoff(attempt), signal);
+    }
+  }
+}

@@ -1,0 +1,205 @@
+import { useMutation, useQuery } from "@connectrpc/connect-query";
+import { Accordion, Alert, Anchor, Button, Group, Modal, Radio, Select, SimpleGrid, Skeleton, Stack, TextInput } from "@mantine/core";
+import { type FormEvent, useMemo, useState } from "react";
+import { Link } from "wouter";
+import { failureOf, isTransient, remainder } from "../api/errors";
+import { Failed } from "../api/Failed";
+import { Empty } from "../app/Page";
+import { useFirstError } from "../app/useFirstError";
+import type { Dataset } from "../gen/atelier/catalog/v1/dataset_pb";
+import { type Model, ModelType } from "../gen/atelier/catalog/v1/model_pb";
+import { type GetTrainerCapabilitiesResponse, TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
+import type { TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
+import { useSpeech } from "../i18n";
+import { AdvancedFields, DreamBoothFields } from "./AdvancedFields";
+import { type Draft, draftOf, FIELDS, requestOf } from "./draft";
+import { useDatasets, useModels } from "./names";
+
+interface JobFormProps {
+  datasetId?: number;
+  baseModelId?: number;
+  onClose: () => void;
+  onCreated: (job: TrainingJob) => void;
+}
+
+/** New Training Job. Waits for what can be chosen, and says what is missing where nothing can. */
+export function JobForm({ datasetId, baseModelId, onClose, onCreated }: JobFormProps) {
+  const { words } = useSpeech();
+  const capabilities = useQuery(TrainerService.method.getTrainerCapabilities, {});
+  const datasets = useDatasets();
+  const models = useModels();
+  const able = capabilities.data;
+  const bases = models.models.filter(
+    (model) => model.type === ModelType.BASE_MODEL && model.isActive && able?.families.includes(model.family),
+  );
+  const error = capabilities.error ?? datasets.error ?? models.error;
+  return (
+    <Modal
+      opened
+      onClose={onClose}
+      size="lg"
+      title={words.training.create}
+      closeButtonProps={{ "aria-label": words.common.close }}
+    >
+      {error ? (
+        <Failed error={error} retry={() => void capabilities.refetch()} />
+      ) : !able || !datasets.isSuccess || !models.isSuccess ? (
+        <Skeleton height={240} />
+      ) : datasets.datasets.length === 0 ? (
+        <Empty
+          title={words.datasets.emptyTitle}
+          hint={words.training.needDataset}
+          action={
+            <Button component={Link} href="/datasets">
+              {words.training.toDatasets}
+            </Button>
+          }
+        />
+      ) : bases.length === 0 ? (
+        <Empty title={words.training.noModels} hint={words.training.noModelsHint} />
+      ) : (
+        <Fields
+          able={able}
+          datasets={datasets.datasets}
+          bases={bases}
+          datasetId={datasetId ?? datasets.datasets.find((each) => each.numItems > 0n)?.id}
+          baseModelId={baseModelId}
+          onClose={onClose}
+          onCreated={onCreated}
+        />
+      )}
+    </Modal>
+  );
+}
+
+interface FieldsProps extends JobFormProps {
+  able: GetTrainerCapabilitiesResponse;
+  datasets: readonly Dataset[];
+  bases: readonly Model[];
+}
+
+function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCreated }: FieldsProps) {
+  const { words } = useSpeech();
+  // A model whose weights are here before one that is gigabytes to download.
+  const base = bases.find((model) => model.id === baseModelId) ?? bases.find((model) => model.weights.case === "stored") ?? bases[0];
+  const [draft, setDraft] = useState<Draft>(() => draftOf(able.defaults, datasetId ?? 0, base?.id ?? 0));
+  const [requestId, setRequestId] = useState(() => crypto.randomUUID());
+  const create = useMutation(TrainerService.method.createTrainingJob);
+  const failure = useMemo(() => (create.error ? failureOf(create.error) : null), [create.error]);
+  const form = useFirstError(failure);
+  const rest = create.error && isTransient(create.error) ? words.errors.unreachable : failure && remainder(failure, Object.values(FIELDS));
+  const problem = (name: keyof Draft) => failure?.fields[FIELDS[name]];
+  const set = <Name extends keyof Draft>(name: Name, value: Draft[Name]) => {
+    setDraft((before) => ({ ...before, [name]: value }));
+    setRequestId(crypto.randomUUID()); // another request from here on
+  };
+  const chosen = datasets.find((each) => each.id === draft.datasetId);
+  const submit = async (start: boolean) => {
+    try {
+      const { job } = await create.mutateAsync(requestOf(draft, requestId, start));
+      if (job) onCreated(job);
+    } catch {
+      // Shown from the mutation's own error.
+    }
+  };
+  const fields = { draft, set, problem };
+  const advancedHasProblem = Object.keys(failure?.fields ?? {}).some((field) => field.startsWith("config."));
+  const [openSection, setOpenSection] = useState<string | null>(null);
+  return (
+    <form
+      ref={form}
+      noValidate
+      onSubmit={(event: FormEvent) => {
+        event.preventDefault();
+        void submit(false);
+      }}
+    >
+      <Stack>
+        <SimpleGrid cols={{ base: 1, xs: 2 }}>
+          <Select
+            label={words.training.dataset}
+            searchable
+            allowDeselect={false}
+            value={draft.datasetId ? String(draft.datasetId) : null}
+            onChange={(value) => set("datasetId", Number(value))}
+            data={datasets.map((each) => ({
+              value: String(each.id),
+              label: `${each.name} (${words.common.images(Number(each.numItems))})`,
+            }))}
+            error={problem("datasetId")}
+          />
+          <Select
+            label={words.training.baseModel}
+            searchable
+            allowDeselect={false}
+            value={String(draft.baseModelId)}
+            onChange={(value) => set("baseModelId", Number(value))}
+            data={bases.map((model) => ({ value: String(model.id), label: model.name }))}
+            error={problem("baseModelId")}
+          />
+        </SimpleGrid>
+        {chosen && chosen.numItems === 0n && (
+          <Alert color="yellow">
+            {words.training.datasetEmpty}{" "}
+            <Anchor component={Link} href={`/datasets/${chosen.id}`} underline="always">
+              {chosen.name}
+            </Anchor>
+          </Alert>
+        )}
+        <Radio.Group
+          label={words.training.method}
+          value={String(draft.method)}
+          onChange={(value) => set("method", Number(value))}
+          error={problem("method")}
+        >
+          <SimpleGrid cols={{ base: 1, xs: 3 }} mt={4}>
+            {able.methods.map((method) => (
+              <Radio
+                key={method}
+                value={String(method)}
+                label={words.training.methods[method]}
+                description={words.training.methodHints[method]}
+              />
+            ))}
+          </SimpleGrid>
+        </Radio.Group>
+        <TextInput
+          label={words.training.outputName}
+          description={words.training.outputNameHint}
+          value={draft.outputName}
+          error={problem("outputName")}
+          onChange={(event) => set("outputName", event.currentTarget.value)}
+        />
+        <DreamBoothFields {...fields} />
+        <Accordion
+          variant="contained"
+          value={advancedHasProblem ? "advanced" : openSection}
+          onChange={setOpenSection}
+        >
+          <Accordion.Item value="advanced">
+            <Accordion.Control>{words.training.advanced}</Accordion.Control>
+            <Accordion.Panel>
+              <AdvancedFields {...fields} />
+            </Accordion.Panel>
+          </Accordion.Item>
+        </Accordion>
+        {rest && (
+          <Alert color="red" role="alert">
+            {rest}
+          </Alert>
+        )}
+        <Group justify="flex-end" gap="xs">
+          <Button variant="default" onClick={onClose}>
+            {words.common.cancel}
+          </Button>
+          <Button variant="light" loading={create.isPending} onClick={() => void submit(true)}>
+            {words.training.createAndStart}
+          </Button>
+          <Button type="submit" loading={create.isPending}>
+            {words.training.createJob}
+          </Button>
+        </Group>
+      </Stack>
+    </form>
+  );
+}

@@ -1,0 +1,46 @@
+import { create } from "@bufbuild/protobuf";
+import { expect, test } from "vitest";
+import { CreateTrainingJobRequestSchema } from "../gen/atelier/trainer/v1/trainer_service_pb";
+import { TrainingConfigSchema, TrainingMethod } from "../gen/atelier/trainer/v1/training_pb";
+import { type Draft, draftOf, FIELDS, requestOf } from "./draft";
+
+const defaults = create(TrainingConfigSchema, { learningRate: 1e-4, batchSize: 4, epochs: 10, lora: { rank: 4 } });
+const made = (changes: Partial<Draft>) =>
+  create(CreateTrainingJobRequestSchema, requestOf({ ...draftOf(defaults, 7, 4), ...changes }, "id", false));
+
+test("the form begins with the deployment's defaults and asks for them", () => {
+  const { config, datasetId, baseModelId } = made({});
+  expect([datasetId, baseModelId]).toEqual([7, 4]);
+  expect([config?.learningRate, config?.batchSize, config?.epochs, config?.lora?.rank]).toEqual([1e-4, 4, 10, 4]);
+});
+
+test("an emptied field is unset and a zero is a zero", () => {
+  const { config } = made({ batchSize: "", seed: 0, warmup: 0 });
+  expect(config?.batchSize).toBeUndefined();
+  expect(config?.seed).toBe(0n);
+  expect(config?.warmupSteps).toBe(0);
+});
+
+test("what a method does not read is left out", () => {
+  const filled = { instancePrompt: "a photo of sks dog", rank: 8 } as const;
+  expect(made({ ...filled, method: TrainingMethod.FULL }).config?.lora).toBeUndefined();
+  expect(made({ ...filled, method: TrainingMethod.LORA }).config?.dreambooth).toBeUndefined();
+  const dreambooth = made({ ...filled, method: TrainingMethod.DREAMBOOTH }).config;
+  expect([dreambooth?.dreambooth?.instancePrompt, dreambooth?.lora?.rank]).toEqual(["a photo of sks dog", 8]);
+  expect(made({ ...filled, method: TrainingMethod.DREAMBOOTH, dreamboothFull: true }).config?.lora).toBeUndefined();
+});
+
+test("sample prompts are one a line, blank lines left out", () => {
+  expect(made({ samplePrompts: " red apple \n\n blue star" }).config?.samples?.prompts).toEqual(["red apple", "blue star"]);
+});
+
+test("every field of the form names a field that is in the contract", () => {
+  for (const path of Object.values(FIELDS)) {
+    let message: typeof CreateTrainingJobRequestSchema | undefined = CreateTrainingJobRequestSchema;
+    for (const name of path.split(".")) {
+      const field: (typeof CreateTrainingJobRequestSchema.fields)[number] | undefined = message?.fields.find((each) => each.name === name);
+      expect(field, path).toBeDefined();
+      message = field?.message as typeof message;
+    }
+  }
+});

