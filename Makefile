@@ -37,7 +37,7 @@ test-slow: $(READY)
 lint: $(READY) .imports
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check .
-	$(BIN)/mypy services clients/python protos/gather.py benchmarks assets seed_models.py
+	$(BIN)/mypy services gateway clients/python protos/gather.py benchmarks assets seed_models.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code protos

@@ -6,17 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SERVICES = ("catalog", "trainer", "generator")
-DEFAULT_PORTS = {"catalog": 50051, "trainer": 50052, "generator": 50053}  # of `atelier up`
+GATEWAY = "gateway"  # serves nothing of its own: browsers and REST reach the three through it
+DEFAULT_PORTS = {"catalog": 50051, "trainer": 50052, "generator": 50053, GATEWAY: 8080}  # of `atelier up`
 FILE_NAME = "addresses.json"
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """host:port of each service."""
+    """host:port of each service; the gateway's is empty where none runs."""
 
     catalog: str
     trainer: str
     generator: str
+    gateway: str = ""
 
 
 def data_dir() -> Path:
@@ -50,7 +52,7 @@ def read_addresses(folder: Path) -> dict[str, str]:
         written = json.loads((folder / FILE_NAME).read_text())
     except (OSError, ValueError):
         return {}
-    return {name: written[name] for name in SERVICES if written.get(name)}
+    return {name: written[name] for name in (*SERVICES, GATEWAY) if written.get(name)}
 
 
 def write_addresses(folder: Path, addresses: Addresses) -> Path:
