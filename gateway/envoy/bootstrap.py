@@ -25,7 +25,7 @@ ACCESS_LOG = {
     "origin": "%REQ(ORIGIN)%",
     "user_agent": "%REQ(USER-AGENT)%",
 }
-CODES = {400: 3, 403: 7, 404: 5, 405: 12, 408: 4, 413: 8, 429: 8, 500: 13, 503: 14, 504: 4}
+CODES = {400: 3, 403: 7, 404: 5, 405: 12, 408: 4, 429: 8, 500: 13, 503: 14, 504: 4}
 """HTTP statuses of the edge's own errors, and the google.rpc codes they stand for in REST answers."""
 
 
@@ -89,13 +89,20 @@ def listener(settings: EdgeSettings, openapi: str) -> Config:
         "access_log": [
             {
                 "name": "envoy.access_loggers.stdout",
+                "filter": {"not_health_check_filter": {}},
                 "typed_config": {
                     "@type": f"{EXTENSIONS}.access_loggers.stream.v3.StdoutAccessLog",
                     "log_format": {"json_format": ACCESS_LOG},
                 },
             }
         ],
-        "local_reply_config": {"mappers": [*(rest_reply(*each) for each in CODES.items()), not_kept()]},
+        "local_reply_config": {
+            "mappers": [
+                rest_reply(413, 8, f"the body is larger than {settings.max_rest_bytes} bytes: stream it over gRPC"),
+                *(rest_reply(status, code) for status, code in CODES.items()),
+                not_kept(),
+            ]
+        },
         "route_config": route_config(settings, openapi),
         "http_filters": filters(settings),
     }
@@ -108,7 +115,7 @@ def listener(settings: EdgeSettings, openapi: str) -> Config:
     }
 
 
-def rest_reply(status: int, code: int) -> Config:
+def rest_reply(status: int, code: int, message: str = "%LOCAL_REPLY_BODY%") -> Config:
     """The edge's own error on a REST path, in the shape of the services' errors."""
     is_status = {"comparison": {"op": "EQ", "value": {"default_value": status, "runtime_key": f"edge.{status}"}}}
     # The transcoder has renamed the path where it got as far as the body.
@@ -120,7 +127,7 @@ def rest_reply(status: int, code: int) -> Config:
     return {
         "filter": {"and_filter": {"filters": filters}},
         "body_format_override": {
-            "json_format": {"code": code, "message": "%LOCAL_REPLY_BODY%", "details": []},
+            "json_format": {"code": code, "message": message, "details": []},
             "content_type": "application/json",
         },
     }

@@ -66,15 +66,13 @@ def descriptor_set() -> bytes:
 
 
 def query_enums() -> dict[str, dict[str, dict[str, str]]]:
-    """The short names that a query may use, `category=image`: path -> parameter -> short -> full name."""
+    """The short names that a query may use, `category=image`: path template -> parameter -> short -> full name."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for _, method in methods():
         rule = http_rule(method)
-        if rule is None or rule[0] != "GET" or method.server_streaming:
-            continue
-        for field in method.input_type.fields:
-            if field.enum_type is not None and "{" not in rule[1]:
-                found.setdefault(rule[1], {})[field.name] = short_names(field.enum_type)
+        enums = {field.name: short_names(field.enum_type) for field in method.input_type.fields if field.enum_type}
+        if rule and rule[0] == "GET" and enums:
+            found[rule[1]] = enums
     return found
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,14 @@ def lua(settings: EdgeSettings) -> str:
     """request.lua with its tables."""
     origins = dict.fromkeys(settings.cors_origins, True)
     code = (Path(__file__).parent / "request.lua").read_text()
-    tables = {"ORIGINS": lua_table(origins), "ENUMS": lua_table(query_enums()), "WEB": json.dumps(settings.has_web())}
+    enums = {lua_pattern(template): parameters for template, parameters in query_enums().items()}
+    tables = {"ORIGINS": lua_table(origins), "ENUMS": lua_table(enums), "WEB": json.dumps(settings.has_web())}
     return "".join(f"local {name} = {value}\n" for name, value in tables.items()) + code
+
+
+def lua_pattern(template: str) -> str:
+    """A Lua pattern of the paths that a template such as /api/images/{image_id} stands for."""
+    return f"^{re.sub('{[^}]*}', '[^/]+', template.replace('-', '%-'))}$"
 
 
 def lua_table(values: dict[str, Any]) -> str:

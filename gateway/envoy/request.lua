@@ -8,12 +8,15 @@ end
 
 -- `category=image` as the contract has it, `category=MODEL_CATEGORY_IMAGE`.
 local function with_full_names(path, query)
-  local parameters = ENUMS[path]
-  if not parameters then return query end
-  return (query:gsub("([^&=]+)=([^&]*)", function(key, value)
-    local full = parameters[key] and parameters[key][value:lower()]
-    return full and key .. "=" .. full
-  end))
+  for pattern, parameters in pairs(ENUMS) do
+    if path:match(pattern) then
+      return (query:gsub("([^&=]+)=([^&]*)", function(key, value)
+        local full = parameters[key] and parameters[key][value:lower()]
+        return full and key .. "=" .. full
+      end))
+    end
+  end
+  return query
 end
 
 -- Pages live in the browser: whichever is asked for by its address, the answer is the app.
@@ -37,5 +40,13 @@ function envoy_on_request(request)
   elseif WEB and is_page(headers:get(":method"), whole) then
     headers:replace("x-envoy-original-path", whole) -- for the access log
     headers:replace(":path", "/index.html")
+  end
+end
+
+-- A picture's bytes never change under its id, so a page that shows it again need not fetch it again.
+function envoy_on_response(response)
+  local headers = response:headers()
+  if headers:get(":status") == "200" and (headers:get("content-type") or ""):match("^image/") and not headers:get("cache-control") then
+    headers:add("cache-control", "private, max-age=86400")
   end
 end
