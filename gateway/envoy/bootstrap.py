@@ -1,7 +1,7 @@
 """Envoy's whole configuration as one value: listener, filters, routes, the three services behind it."""
 
 from gateway.envoy.config import EdgeSettings, split_address
-from gateway.envoy.contract import PUBLIC
+from gateway.envoy.contract import PUBLIC, openapi
 from gateway.envoy.filters import Config, filters
 from gateway.envoy.routes import route_config
 
@@ -29,7 +29,7 @@ CODES = {400: 3, 403: 7, 404: 5, 405: 12, 408: 4, 429: 8, 500: 13, 503: 14, 504:
 """HTTP statuses of the edge's own errors, and the google.rpc codes they stand for in REST answers."""
 
 
-def bootstrap(settings: EdgeSettings, openapi: str = "{}") -> Config:
+def bootstrap(settings: EdgeSettings) -> Config:
     """The bootstrap document, for `envoy --config-path` as JSON."""
     return {
         "node": {"id": "gateway", "cluster": "atelier"},
@@ -41,7 +41,7 @@ def bootstrap(settings: EdgeSettings, openapi: str = "{}") -> Config:
         },
         "overload_manager": {"resource_monitors": [connection_limit(settings.max_connections)]},
         "static_resources": {
-            "listeners": [listener(settings, openapi)],
+            "listeners": [listener(settings)],
             "clusters": [cluster(name, address) for name, address in settings.upstreams().items()],
         },
     }
@@ -63,7 +63,7 @@ def connection_limit(connections: int) -> Config:
     }
 
 
-def listener(settings: EdgeSettings, openapi: str) -> Config:
+def listener(settings: EdgeSettings) -> Config:
     manager = {
         "@type": f"{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "edge",
@@ -103,7 +103,7 @@ def listener(settings: EdgeSettings, openapi: str) -> Config:
                 not_kept(),
             ]
         },
-        "route_config": route_config(settings, openapi),
+        "route_config": route_config(settings, openapi()),
         "http_filters": filters(settings),
     }
     return {

@@ -1,6 +1,7 @@
 """What the edge knows of the contracts, read from the generated modules: nothing about an RPC is written down twice."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from atelier.catalog.v1 import catalog_service_pb2
 from atelier.generator.v1 import generator_service_pb2
@@ -43,6 +44,11 @@ def http_rule(method: MethodDescriptor) -> tuple[str, str] | None:
     rule = method.GetOptions().Extensions[annotations_pb2.http]
     verb = rule.WhichOneof("pattern")
     return (verb.upper(), getattr(rule, verb)) if verb else None
+
+
+def openapi() -> str:
+    """The REST paths as an OpenAPI document: generated, like the modules that it lies beside."""
+    return (Path(catalog_service_pb2.__file__).parents[2] / "openapi.json").read_text()
 
 
 def descriptor_set() -> bytes:

@@ -14,7 +14,7 @@ SILENCE_SECONDS = 300
 ANSWER_SECONDS = 3600
 """A unary call that draws or counts is silent until it answers."""
 RETRIES: Config = {
-    "retry_on": "connect-failure,refused-stream,reset-before-request,unavailable",
+    "retry_on": "connect-failure,refused-stream,reset,unavailable",
     "num_retries": 3,
     "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
 }
