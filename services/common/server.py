@@ -1,6 +1,7 @@
 """A gRPC server as every service runs it: health, reflection, validation, errors, and a clean stop."""
 
 import asyncio
+import importlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ class Server:
             service.add_to_server(service.servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [service.name for service in self._services]
+        _know_all_contracts()
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         try:
             self.port = server.add_insecure_port(self._listen)
@@ -78,6 +80,16 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop(0.2)
+
+
+def _know_all_contracts() -> None:
+    """Makes reflection describe every service's messages here: behind the gateway one service is asked about all."""
+    for module in (
+        "atelier.catalog.v1.catalog_service_pb2",
+        "atelier.trainer.v1.trainer_service_pb2",
+        "atelier.generator.v1.generator_service_pb2",
+    ):
+        importlib.import_module(module)
 
 
 def announce(file: Path, address: str) -> None:

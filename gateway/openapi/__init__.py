@@ -1,0 +1,1 @@
+"""The OpenAPI document of the REST paths, made from the contracts."""
