@@ -54,7 +54,8 @@ export function BulkCaptions({ datasetId, total, selected, onClose, onChanged }:
     } catch (failure) {
       setError(failure);
       setProgress(null);
-      setImages(await everyImage(datasetId)); // some have changed: what is left is planned anew
+      // Some have changed: what is left is planned anew, as soon as it can be asked for.
+      everyImage(datasetId).then(setImages, () => undefined);
     } finally {
       onChanged();
     }

@@ -1,4 +1,4 @@
-import { createClient } from "@connectrpc/connect";
+import { Code, createClient } from "@connectrpc/connect";
 import { createConnectQueryKey, useMutation, useQuery } from "@connectrpc/connect-query";
 import { Alert, Button, Group, List, Menu, Skeleton, Text, Title } from "@mantine/core";
 import { IconDots, IconPencil, IconRefresh, IconSchool, IconTrash } from "@tabler/icons-react";
@@ -87,13 +87,24 @@ export default function DatasetPage({ id }: { id: number }) {
     go("/datasets");
   };
   const deleteImages = async () => {
-    await each([...doomed], 4, async (imageId) => {
-      await catalog.deleteImage({ imageId });
-    });
-    images.remove(doomed);
-    setSelected(new Set());
-    setOpened(null);
-    void refetchDataset();
+    const gone = new Set<number>();
+    try {
+      await each([...doomed], 4, async (imageId) => {
+        try {
+          await catalog.deleteImage({ imageId });
+        } catch (error) {
+          if (failureOf(error).code !== Code.NotFound) throw error; // else somebody else has deleted it
+        }
+        gone.add(imageId);
+      });
+      setOpened(null);
+    } finally {
+      // Those that are gone leave the page, also where another could not be deleted.
+      images.remove(gone);
+      setSelected((before) => new Set([...before].filter((imageId) => !gone.has(imageId))));
+      setDoomed((before) => new Set([...before].filter((imageId) => !gone.has(imageId))));
+      void refetchDataset();
+    }
   };
 
   if (dataset.error) {

@@ -21,6 +21,8 @@ test("a duration has its two largest parts", () => {
   expect(en.duration(7_500_000n)).toBe("2 h 5 min");
   expect(en.duration(3_600_000)).toBe("1 h");
   expect(en.duration(-5)).toBe("0 s");
+  expect(en.duration(93_600_000)).toBe("1 d 2 h");
+  expect(fr.duration(93_600_000)).toBe("1 j 2 h");
 });
 
 test("a hundred percent is said at the end and not a step before", () => {

@@ -39,7 +39,7 @@ export function formats(language: Language): Formats {
       }
       return `${short.format(value)} ${UNITS[language][unit]}`;
     },
-    duration: (millis) => duration(Number(millis)),
+    duration: (millis) => duration(Number(millis), language),
     date: (at) => (at ? dates.format(timestampDate(at)) : ""),
   };
 }
@@ -48,11 +48,13 @@ function clamp(share: number): number {
   return Math.min(1, Math.max(0, Number.isFinite(share) ? share : 0));
 }
 
-/** 850 ms is "1 s", 75 s is "1 min 15 s", 2 h and 5 min is "2 h 5 min": the two largest parts, in both languages alike. */
-function duration(millis: number): string {
+const DAY: Record<Language, string> = { en: "d", fr: "j" };
+
+/** 850 ms is "1 s", 75 s is "1 min 15 s", 2 h and 5 min is "2 h 5 min": the two largest parts. */
+function duration(millis: number, language: Language): string {
   const seconds = Math.max(0, Math.round(millis / 1000));
   const parts: [number, string][] = [
-    [Math.floor(seconds / 86400), "d"],
+    [Math.floor(seconds / 86400), DAY[language]],
     [Math.floor(seconds / 3600) % 24, "h"],
     [Math.floor(seconds / 60) % 60, "min"],
     [seconds % 60, "s"],

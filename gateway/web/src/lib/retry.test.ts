@@ -26,6 +26,17 @@ test("nothing new is begun after a stop", async () => {
   expect(begun).toEqual([1, 2]);
 });
 
+test("a failure ends the rest, and is thrown when nothing is under way any more", async () => {
+  const done: number[] = [];
+  const work = async (item: number) => {
+    if (item === 2) throw new Error("refused");
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    done.push(item);
+  };
+  await expect(each([1, 2, 3, 4, 5, 6], 3, work)).rejects.toThrow("refused");
+  expect(done.toSorted((a, b) => a - b), "those under way ended, and none was begun").toEqual([1, 3]);
+});
+
 test("waits grow and stay bearable", () => {
   expect([1, 2, 3, 10].map(backoff)).toEqual([500, 1000, 2000, 10_000]);
 });

@@ -19,7 +19,10 @@ export function backoff(attempt: number): number {
   return Math.min(10_000, 500 * 2 ** (attempt - 1));
 }
 
-/** Calls `work` for each item, at most `limit` at once, until `signal` is aborted. */
+/**
+ * Calls `work` for each item, at most `limit` at once, until `signal` is aborted or one fails. Throws that failure once
+ * nothing is under way any more, so that whoever looks at what was done sees all of it.
+ */
 export async function each<Item>(
   items: readonly Item[],
   limit: number,
@@ -27,14 +30,20 @@ export async function each<Item>(
   signal?: AbortSignal,
 ): Promise<void> {
   let next = 0;
+  const failures: unknown[] = [];
   const lane = async () => {
     // oxlint-disable-next-line no-unmodified-loop-condition -- whoever holds its controller does
-    while (next < items.length && !signal?.aborted) {
+    while (next < items.length && failures.length === 0 && !signal?.aborted) {
       const item = items[next] as Item;
       next += 1;
-      // oxlint-disable-next-line no-await-in-loop -- a lane works one after another
-      await work(item);
+      try {
+        // oxlint-disable-next-line no-await-in-loop -- a lane works one after another
+        await work(item);
+      } catch (failure) {
+        failures.push(failure);
+      }
     }
   };
   await Promise.all(Array.from({ length: Math.min(limit, items.length) }, lane));
+  if (failures.length > 0) throw failures[0];
 }

@@ -11,6 +11,8 @@ function answer(sequence: number, event: Event, status = JobStatus.RUNNING) {
 }
 const step = (sequence: number, at: number, loss = 1) =>
   answer(sequence, { case: "step", value: { step: at, totalSteps: 10, loss, smoothedLoss: loss } });
+const sample = (sequence: number, at: number, index = 0) =>
+  answer(sequence, { case: "sample", value: { step: at, index, prompt: "red apple" } });
 const beat = (sequence: number, status: JobStatus) => answer(sequence, { case: "heartbeat", value: {} }, status);
 
 test("a stream that was cut and begins again with events seen before changes nothing twice", () => {
@@ -31,15 +33,24 @@ test("a heartbeat carries the status and moves nothing", () => {
   expect(after.sequence).toBe(1n);
 });
 
-test("a job that began again at an earlier step loses the steps and checkpoints it is doing anew", () => {
+test("a job that began again at an earlier step loses the steps, samples and checkpoints it is doing anew", () => {
   const before = advance(BEGINNING, [
     step(1, 1),
     step(2, 2),
     answer(3, { case: "checkpoint", value: { step: 2 } }),
     step(4, 3),
+    sample(5, 3),
   ]);
-  const after = advance(before, [step(5, 1, 7), step(6, 2, 8), answer(7, { case: "checkpoint", value: { step: 2 } })]);
-  expect(after.steps.map(({ step: at, loss }) => [at, loss])).toEqual([[1, 7], [2, 8]]);
+  const after = advance(before, [
+    step(6, 1, 7),
+    step(7, 2, 8),
+    answer(8, { case: "checkpoint", value: { step: 2 } }),
+    step(9, 3, 9),
+    sample(10, 3),
+    sample(11, 3, 1),
+  ]);
+  expect(after.steps.map(({ step: at, loss }) => [at, loss])).toEqual([[1, 7], [2, 8], [3, 9]]);
+  expect(after.samples.map(({ step: at, index }) => [at, index])).toEqual([[3, 0], [3, 1]]);
   expect(after.checkpoints.length).toBe(1);
 });
 

@@ -76,6 +76,7 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
       case "step":
         // A job that went back to the queue begins again at an earlier step: what it did after that is gone.
         dropFrom(steps, it.value.step);
+        dropFrom(samples, it.value.step);
         steps.push(it.value);
         after.loading = null;
         break;
