@@ -10,6 +10,8 @@ from atelier.trainer.v1.training_pb2 import JOB_STATUS_CANCELLED
 from atelier_client import Atelier
 from playwright.sync_api import expect
 
+from tests.browser.conftest import until
+
 STEPS = 150
 
 
@@ -91,13 +93,13 @@ def test_images_in_a_model_out_pictures_from_it(
     expect(row.get_by_text(re.compile(f"step \\d+ of {STEPS}"))).to_be_visible(timeout=60_000)
     row.get_by_role("link", name="anime-style").click()
 
-    page.wait_for_function("document.querySelector('[data-testid=loss-chart]')?.dataset.points > 5", timeout=60_000)
+    until(page, "document.querySelector('[data-testid=loss-chart]')?.dataset.points > 5")
     before = points(page)
-    page.wait_for_function(f"document.querySelector('[data-testid=loss-chart]').dataset.points > {before}")
+    until(page, f"document.querySelector('[data-testid=loss-chart]').dataset.points > {before}")
     visitor.shot("training-running")
 
     page.reload()
-    page.wait_for_function(f"document.querySelector('[data-testid=loss-chart]')?.dataset.points >= {before}")
+    until(page, f"document.querySelector('[data-testid=loss-chart]')?.dataset.points >= {before}")
     status = page.get_by_test_id("job-status")
     expect(status).to_have_text("completed", timeout=90_000)
     assert points(page) == STEPS, "reloading in the middle lost no step"
@@ -155,7 +157,7 @@ def test_a_drawing_and_a_job_that_are_cancelled_end_at_once(
 
     job = client.training.create(dataset, starter, config={"max_steps": 5000, "batch_size": 2}, start=True)
     page.goto(f"/training/{job.id}")
-    page.wait_for_function("document.querySelector('[data-testid=loss-chart]')?.dataset.points > 1", timeout=60_000)
+    until(page, "document.querySelector('[data-testid=loss-chart]')?.dataset.points > 1")
     page.get_by_role("button", name="Cancel job").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
     expect(page.get_by_test_id("job-status")).to_have_text("cancelled", timeout=30_000)
@@ -169,7 +171,7 @@ def test_losing_the_network_in_mid_training_loses_no_step(
     page = visitor.page
     job = client.training.create(dataset, starter, config={"max_steps": 200, "batch_size": 2}, start=True)
     page.goto(f"/training/{job.id}")
-    page.wait_for_function("document.querySelector('[data-testid=loss-chart]')?.dataset.points > 5", timeout=60_000)
+    until(page, "document.querySelector('[data-testid=loss-chart]')?.dataset.points > 5")
     visitor.context.set_offline(True)
     expect(page.get_by_text("No connection.")).to_be_visible()
     page.wait_for_timeout(4000)

@@ -9,6 +9,8 @@ from atelier_client import Atelier
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.browser.conftest import until
+
 BUDGET = 400_000
 """Bytes of a first load, compressed, as they come over the wire."""
 PHONE = {"width": 360, "height": 740}
@@ -34,8 +36,8 @@ def pages(dataset: int, trained: tuple[str, int]) -> dict[str, str]:
 def settle(page: Any) -> None:
     """Waits until the page has its heading and nothing on it is still being fetched for the first time."""
     page.get_by_role("heading", level=1).wait_for()
-    page.wait_for_function("!document.querySelector('.mantine-Skeleton-root, .mantine-Loader-root')")
-    page.wait_for_function("[...document.images].every(image => image.complete)")
+    until(page, "!document.querySelector('.mantine-Skeleton-root, .mantine-Loader-root')")
+    until(page, "[...document.images].every(image => image.complete)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
