@@ -25,7 +25,7 @@ ACCESS_LOG = {
     "origin": "%REQ(ORIGIN)%",
     "user_agent": "%REQ(USER-AGENT)%",
 }
-CODES = {400: 3, 403: 7, 404: 5, 405: 12, 408: 4, 429: 8, 500: 13, 503: 14, 504: 4}
+CODES = {400: 3, 403: 7, 405: 12, 408: 4, 429: 8, 500: 13, 503: 14, 504: 4}
 """HTTP statuses of the edge's own errors, and the google.rpc codes they stand for in REST answers."""
 
 
@@ -99,6 +99,7 @@ def listener(settings: EdgeSettings) -> Config:
         "local_reply_config": {
             "mappers": [
                 rest_reply(413, 8, f"the body is larger than {settings.max_rest_bytes} bytes: stream it over gRPC"),
+                rest_reply(404, 5, "no such path: see /api/openapi.json"),
                 *(rest_reply(status, code) for status, code in CODES.items()),
                 not_kept(),
             ]

@@ -26,11 +26,12 @@ SHARED = (
     "/grpc.reflection.v1alpha.ServerReflection/",
 )
 
+JSON = "application/json"
 CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "css": "text/css; charset=utf-8",
-    "json": "application/json",
+    "json": JSON,
     "webmanifest": "application/manifest+json",
     "svg": "image/svg+xml",
     "png": "image/png",
@@ -39,7 +40,7 @@ CONTENT_TYPES = {
     "ico": "image/x-icon",
     "woff2": "font/woff2",
     "txt": "text/plain; charset=utf-8",
-    "map": "application/json",
+    "map": JSON,
 }
 PAGE_HEADERS = {
     "content-security-policy": "; ".join(
@@ -69,13 +70,14 @@ def route_config(settings: EdgeSettings, openapi: str) -> Config:
         *(rpc_route(name, method) for name, method in methods()),
         *(service_route(name, service.full_name) for name, service in PUBLIC.items()),
         *(shared_route(prefix, name) for prefix in SHARED for name in ("trainer", "generator", "catalog")),
-        answer({"path": "/api/openapi.json"}, 200, openapi),
-        answer({"prefix": "/api/"}, 404, "no such path: see /api/openapi.json"),
+        answer({"path": "/api/openapi.json"}, 200, openapi, JSON),
+        no_such_path(),
         *(web_routes(settings) if settings.has_web() else no_web_routes()),
     ]
     return {
         "name": "edge",
         "ignore_port_in_host_matching": True,
+        "validate_clusters": False,  # no_such_path names one that is not there
         "max_direct_response_body_size_bytes": max(4096, len(openapi.encode())),
         "virtual_hosts": [
             {
@@ -120,12 +122,21 @@ def shared_route(prefix: str, name: str) -> Config:
     return {"match": match, "route": {"cluster": name, "timeout": "0s", "idle_timeout": f"{SILENCE_SECONDS}s"}}
 
 
+def no_such_path() -> Config:
+    """What /api/ begins with before the transcoder has named its RPC, and what it stays where there is none.
+
+    A route to no cluster and not a fixed answer: Envoy's cors filter passes over requests whose first route is one.
+    """
+    action = {"cluster": "none", "cluster_not_found_response_code": "NOT_FOUND"}
+    return {"match": {"prefix": "/api/"}, "route": action}
+
+
 def web_routes(settings: EdgeSettings) -> list[Config]:
     """Hashed assets for good; other files asked for again. A page's path is /index.html by now (request.lua)."""
     return [
         files({"prefix": "/assets/"}, settings, FOR_GOOD),
         files({"safe_regex": {"regex": "/[^/]+\\.[a-z0-9]+"}}, settings, ASK_AGAIN),
-        answer({"prefix": "/"}, 404, "no such page\n", "text/plain"),
+        answer({"prefix": "/"}, 404, "no such page\n"),
     ]
 
 
@@ -154,23 +165,18 @@ def files(match: Config, settings: EdgeSettings, headers: dict[str, str]) -> Con
 def no_web_routes() -> list[Config]:
     about = {"name": "Atelier", "api": "/api/openapi.json", "web": "not built here: see gateway/web"}
     return [
-        answer({"path": "/"}, 200, json.dumps(about) + "\n"),
-        answer({"prefix": "/"}, 404, "no such page; the web app is not built here\n", "text/plain"),
+        answer({"path": "/"}, 200, json.dumps(about) + "\n", JSON),
+        answer({"prefix": "/"}, 404, "no such page; the web app is not built here\n"),
     ]
 
 
-def answer(match: Config, status: int, text: str, content_type: str = "application/json") -> Config:
-    """A fixed answer."""
-    return {
-        "match": match,
-        "direct_response": {"status": status, "body": {"inline_string": text}},
-        "response_headers_to_add": [
-            {
-                "header": {"key": "content-type", "value": content_type},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
-    }
+def answer(match: Config, status: int, text: str, content_type: str = "") -> Config:
+    """A fixed answer; plain text, and to gRPC a status, where no content type is given."""
+    route: Config = {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}}
+    if content_type:
+        header = {"key": "content-type", "value": content_type}
+        route["response_headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    return route
 
 
 def cors(settings: EdgeSettings) -> dict[str, Any]:
@@ -188,4 +194,4 @@ def cors(settings: EdgeSettings) -> dict[str, Any]:
 def other_hosts() -> Config:
     """A page whose name was pointed at this machine (DNS rebinding) must not pass for one of ours."""
     text = "this Host is not answered here: see ATELIER_GATEWAY_HOSTS\n"
-    return {"name": "others", "domains": ["*"], "routes": [answer({"prefix": "/"}, 421, text, "text/plain")]}
+    return {"name": "others", "domains": ["*"], "routes": [answer({"prefix": "/"}, 421, text)]}

@@ -1,5 +1,6 @@
 """What a careless or hostile client does, and that everybody else notices nothing."""
 
+import select
 import socket
 import struct
 import uuid
@@ -12,7 +13,7 @@ from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier_client import Atelier
 from atelier_client.stack import Stack, is_healthy, is_ready
 
-from tests.gateway.conftest import ALLOWED, eventually, noise
+from tests.gateway.conftest import ALLOWED, eventually, lines_of, noise
 from tests.gateway.http import Http
 
 CALL = "/atelier.catalog.v1.CatalogService/CreateDataset"
@@ -36,11 +37,9 @@ def test_a_rest_upload_of_100_mb_is_refused_with_the_limit(http: Http, dataset: 
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
         sent = 0
-        try:
-            while sent < size:
-                sent += connection.send(bytes(1 << 20))
-        except OSError:
-            pass  # the answer has come and the edge reads no further
+        while not select.select([connection], [], [], 0)[0]:  # until it is answered, as a client would
+            assert sent < size, "all of it was taken"
+            sent += connection.send(bytes(1 << 18))
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"larger than 67108864 bytes: stream it over gRPC" in answer
@@ -142,12 +141,9 @@ def test_the_workers_service_is_not_reached_through_the_edge(channel: grpc.Chann
 
 
 def test_a_client_that_leaves_in_mid_stream_ends_the_call_at_the_service(
-    http: Http, stack: Stack, edge: Atelier
+    http: Http, stack: Stack, edge: Atelier, starter: int, dataset: int
 ) -> None:
-    from tests.gateway.conftest import lines_of
-
-    (job, *_) = edge.training.list() or [None]
-    assert job is not None
+    job = edge.training.create(dataset, starter)
     mine = str(uuid.uuid4())
     with http.open("GET", f"/api/training/{job.id}/events", x_request_id=mine) as response:
         assert response.status == 200
