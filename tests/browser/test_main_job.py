@@ -12,6 +12,8 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import until
 
+pytestmark = pytest.mark.slow  # minutes on two cores
+
 STEPS = 150
 
 

@@ -11,6 +11,8 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import until
 
+pytestmark = pytest.mark.slow  # minutes on two cores
+
 BUDGET = 400_000
 """Bytes of a first load, compressed, as they come over the wire."""
 PHONE = {"width": 360, "height": 740}

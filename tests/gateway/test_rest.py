@@ -107,7 +107,7 @@ def test_pictures_come_as_they_were_and_as_thumbnails(http: Http, edge: Atelier)
 def test_a_text_as_an_image_is_refused_with_the_reason(http: Http, dataset: int) -> None:
     answer = http("POST", f"/api/datasets/{dataset}/images?filename=a.png", b"no image", content_type="image/png")
     assert answer.status == 400
-    assert "UPLOAD_REFUSAL_UNSUPPORTED_FORMAT" in [detail.get("reason") for detail in answer.json["details"]]
+    assert "UNSUPPORTED_FORMAT" in [detail.get("reason") for detail in answer.json["details"]]
 
 
 def test_json_is_compressed_for_who_can_read_it(http: Http) -> None:
