@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from atelier.generator.v1.generation_pb2 import GENERATION_STATUS_CANCELLED
 from atelier.trainer.v1.training_pb2 import JOB_STATUS_CANCELLED
 from atelier_client import Atelier
