@@ -177,7 +177,7 @@ class Events(Generic[Message]):
             else:
                 # One read for all who come together, late or not.
                 start = max(0, head.last_sequence - RING)
-                recent = await self._journal.read(job_id, after=start, limit=RING)
+                recent = _known_to(head, await self._journal.read(job_id, after=start, limit=RING))
                 feed.open(start, self._converted(recent, head.status), head)
         except Unavailable as error:
             feed.error = error
@@ -201,8 +201,14 @@ class Events(Generic[Message]):
                 feed.error = NotFound("training job", job_id)
                 feed.wake()
             elif head.last_sequence > feed.last:
-                events = await self._journal.read(job_id, after=feed.last, limit=RING)
+                events = _known_to(head, await self._journal.read(job_id, after=feed.last, limit=RING))
                 feed.push(self._converted(events, head.status), head)
             elif time.monotonic() - feed.woken >= self._heartbeat_seconds:
                 feed.beats += 1
                 feed.wake()
+
+
+def _known_to(head: Head, events: list[Event]) -> list[Event]:
+    """Without what was written after the head was read: with it the head's status would be older than its events, and
+    a feed that has the last event but not the job's end would never be looked at again."""
+    return [event for event in events if event.sequence <= head.last_sequence]
