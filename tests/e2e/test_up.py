@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from atelier_client import Atelier
-from atelier_client.addresses import FILE_NAME, read_addresses
+from atelier_client.addresses import FILE_NAME, SERVICES, read_addresses
 from atelier_client.stack import Stack, StackError, is_healthy, is_ready
 
 import services
@@ -59,10 +59,10 @@ def test_up_serves_seeded_models_and_stops_cleanly(
 ) -> None:
     data = tmp_path / "data"
     with up(data, environment) as process:
-        found = read_addresses(data)
-        assert set(found) == {"catalog", "trainer", "generator"}
+        found = json.loads((data / FILE_NAME).read_text())
+        assert set(found) == {"catalog", "trainer", "generator", "gateway"}
         assert all(is_healthy(found[name]) for name in SERVICES)
-        assert is_ready(json.loads((data / FILE_NAME).read_text())["gateway"], "/readyz")
+        assert is_ready(found["gateway"], "/readyz")
         with Atelier(**{name: found[name] for name in SERVICES}) as client:
             assert [model.id for model in client.models.list()][:3] == [1, 2, 3]
         children = _children(process.pid)
