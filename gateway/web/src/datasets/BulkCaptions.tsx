@@ -118,7 +118,7 @@ async function everyImage(datasetId: number, signal?: AbortSignal): Promise<Imag
   const images: Image[] = [];
   let pageToken = "";
   do {
-    // oxlint-disable-next-line no-await-in-loop -- each page names the next
+    // each page names the next
     const page = await catalog.listImages({ datasetId, pageSize: 1000, pageToken }, { signal });
     images.push(...page.images);
     pageToken = page.nextPageToken;

@@ -14,7 +14,7 @@ const isCaption = (name: string) => /\.(txt|caption)$/i.test(name);
 export async function pairCaptions(files: readonly File[]): Promise<Picture[]> {
   const captions = new Map<string, string>();
   for (const file of files.filter((each) => isCaption(each.name))) {
-    // oxlint-disable-next-line no-await-in-loop -- small local files
+    // small local files
     captions.set(stem(file.name), (await file.text()).trim());
   }
   return files

@@ -102,7 +102,7 @@ async function sendPicture(
   const { file, caption } = picture;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      // oxlint-disable no-await-in-loop -- tries follow one another
+      // tries follow one another
       const data = new Uint8Array(await file.arrayBuffer());
       const content = { contentType: file.type || "application/octet-stream", data };
       await catalog.uploadImage({ datasetId, requestId, filename: file.name, caption, content }, { signal });

@@ -88,7 +88,7 @@ export class Drawing {
       const cut = new AbortController();
       let silence = setTimeout(() => cut.abort(), SILENCE);
       try {
-        // oxlint-disable no-await-in-loop -- one stream after another
+        // one stream after another
         for await (const answer of generator.generate(this.request, { signal: cut.signal })) {
           clearTimeout(silence);
           silence = setTimeout(() => cut.abort(), SILENCE);

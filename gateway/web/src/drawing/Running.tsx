@@ -54,7 +54,7 @@ export function Running({ drawing, onUse, brief }: RunningProps) {
       {state.phase !== "failed" && state.phase !== "cancelled" && (
         <ul className={classes.tiles}>
           {state.tiles.map((tile, index) => (
-            // oxlint-disable-next-line react/no-array-index-key -- a picture's place is its identity
+            // a picture's place is its identity
             <li key={index} className={classes.tile}>
               {tile ? (
                 <img

@@ -32,12 +32,12 @@ export async function each<Item>(
   let next = 0;
   const failures: unknown[] = [];
   const lane = async () => {
-    // oxlint-disable-next-line no-unmodified-loop-condition -- whoever holds its controller does
+    // whoever holds its controller does
     while (next < items.length && failures.length === 0 && !signal?.aborted) {
       const item = items[next] as Item;
       next += 1;
       try {
-        // oxlint-disable-next-line no-await-in-loop -- a lane works one after another
+        // a lane works one after another
         await work(item);
       } catch (failure) {
         failures.push(failure);

@@ -119,7 +119,7 @@ export function Log({ lines }: { lines: readonly LogLine[] }) {
       className={classes.log}
       role="log"
       aria-label={words.training.log}
-      // oxlint-disable-next-line no-noninteractive-tabindex -- it scrolls, so the keyboard must reach it
+      // it scrolls, so the keyboard must reach it
       tabIndex={0}
       onScroll={({ currentTarget: it }) => {
         atEnd.current = it.scrollHeight - it.scrollTop - it.clientHeight < 24;

@@ -44,7 +44,7 @@ async function follow(jobId: string, listener: Listener, signal: AbortSignal): P
   let attempt = 0;
   while (!signal.aborted) {
     try {
-      // oxlint-disable no-await-in-loop -- one stream after another
+      // one stream after another
       await readStream(jobId, signal, () => {
         attempt = 0;
         tell(false);
