@@ -11,7 +11,7 @@ WEB_SOURCES := Makefile $(shell find gateway/web protos -type f \
 export HF_HUB_OFFLINE ?= 1
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: demo up web test test-slow lint format gen bench clean help
+.PHONY: demo up web test test-slow guide-images lint format gen bench clean help
 
 help:
 	@echo "make demo   forty pictures in, a fine-tuned model out, pictures from it: out/demo/"
@@ -42,6 +42,12 @@ test: $(READY) $(WEB)
 
 test-slow: $(READY) $(WEB)
 	$(BIN)/python -m pytest -m slow
+
+# The guides' pictures, taken anew: look at them before they are committed.
+guide-images: $(READY) $(WEB)
+	rm -rf out/guide
+	$(BIN)/python -m pytest -m slow tests/browser/test_guide.py
+	for language in en fr; do mkdir -p docs/images/guide/$$language && cp out/guide/$$language/*.webp docs/images/guide/$$language/; done
 
 lint: $(READY) .imports
 	$(BIN)/ruff format --check --quiet .

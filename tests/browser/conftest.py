@@ -4,7 +4,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ SHOTS = ROOT / "out" / "browser"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SECONDS = 15
 """How long a step of a test may take before it has failed."""
+
+
+def settle(page: Any) -> None:
+    """Waits until the page has its heading and nothing on it is still being fetched for the first time."""
+    page.get_by_role("heading", level=1).wait_for()
+    until(page, "!document.querySelector('.mantine-Skeleton-root, .mantine-Loader-root')")
+    until(page, "[...document.images].every(image => image.complete)")
 
 
 def until(page: Any, expression: str, seconds: float = 60) -> None:
@@ -94,8 +102,9 @@ def starter(client: Atelier) -> int:
 class Visitor:
     """One person's browser: a page, and everything it complained of."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, shots: Path) -> None:
         self.context = context
+        self.shots = shots
         self.page = context.new_page()
         self.page.set_default_timeout(SECONDS * 1000)
         self.complaints: list[str] = []
@@ -107,10 +116,10 @@ class Visitor:
             self.complaints.append(text)
 
     def shot(self, name: str, *, whole: bool = True) -> None:
-        """A picture for people, under out/browser."""
-        SHOTS.mkdir(parents=True, exist_ok=True)
+        """A picture for people."""
+        self.shots.mkdir(parents=True, exist_ok=True)
         self.page.wait_for_timeout(350)  # the library's transitions
-        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=whole)
+        self.page.screenshot(path=self.shots / f"{name}.png", full_page=whole)
 
     def violations(self) -> list[str]:
         """What axe finds that is serious or worse on the page as it is."""
@@ -127,22 +136,29 @@ class Visitor:
         ]
 
 
-@pytest.fixture
-def visit(chromium: Any, stack: Stack) -> Iterator[Any]:
-    """Opens browsers before the studio: `visit(locale="fr-FR", color_scheme="dark", ...)`."""
+@contextmanager
+def visitors(chromium: Any, stack: Stack) -> Iterator[Callable[..., Visitor]]:
+    """Opens browsers before a studio: `visit(locale="fr-FR", color_scheme="dark", ...)`."""
     contexts: list[Any] = []
 
-    def open_one(**options: Any) -> Visitor:
+    def open_one(shots: Path = SHOTS, **options: Any) -> Visitor:
         context = chromium.new_context(
             base_url=f"http://{stack.addresses.gateway}",
             **{"locale": "en-GB", "viewport": {"width": 1280, "height": 860}, **options},
         )
         contexts.append(context)
-        return Visitor(context)
+        return Visitor(context, shots)
 
     yield open_one
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, stack: Stack) -> Iterator[Callable[..., Visitor]]:
+    """Opens browsers before the package's studio."""
+    with visitors(chromium, stack) as open_one:
+        yield open_one
 
 
 @pytest.fixture(scope="package")

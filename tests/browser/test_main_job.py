@@ -1,19 +1,19 @@
 """A person's whole way through the browser: pictures in, a model out, pictures from it."""
 
 import base64
+import io
 import re
 from pathlib import Path
 from typing import Any
 
-import pytest
+import numpy as np
 from atelier.generator.v1.generation_pb2 import GENERATION_STATUS_CANCELLED
 from atelier.trainer.v1.training_pb2 import JOB_STATUS_CANCELLED
 from atelier_client import Atelier
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser.conftest import until
-
-pytestmark = pytest.mark.slow  # minutes on two cores
 
 STEPS = 150
 
@@ -37,6 +37,12 @@ def drop(page: Any, files: list[Path]) -> None:
     area.dispatch_event("drop", {"dataTransfer": transfer})
 
 
+def difference(one: bytes, other: bytes) -> float:
+    """Mean over two pictures' channels, of 255."""
+    pixels = [np.asarray(Image.open(io.BytesIO(each)).convert("RGB"), np.float32) for each in (one, other)]
+    return float(np.abs(pixels[0] - pixels[1]).mean())
+
+
 def points(page: Any) -> int:
     """Steps that the loss curve shows."""
     chart = page.get_by_test_id("loss-chart")
@@ -47,7 +53,7 @@ def fill_job(page: Any, name: str, steps: int) -> None:
     page.get_by_label("Output name").fill(name)
     page.get_by_role("button", name="Advanced settings").click()
     page.get_by_label("Batch size").fill("2")
-    page.get_by_label("Most steps").fill(str(steps))
+    page.get_by_label("Maximum steps").fill(str(steps))
     page.get_by_label("Sample prompts").fill("red apple\nblue star")
     page.get_by_label("Steps between samples").fill("50")
     page.get_by_label("Steps between checkpoints").fill("50")
@@ -107,7 +113,8 @@ def test_images_in_a_model_out_pictures_from_it(
     expect(status).to_have_text("completed", timeout=90_000)
     assert points(page) == STEPS, "reloading in the middle lost no step"
     expect(page.get_by_role("img", name=re.compile("^Sample at step 150"))).to_have_count(2)
-    expect(page.get_by_role("row")).to_have_count(3)  # two checkpoints, at steps 50 and 100, and the heading
+    checkpoints = page.get_by_role("region", name="Checkpoints")
+    expect(checkpoints.get_by_role("row")).to_have_count(3)  # two checkpoints, at steps 50 and 100, and the heading
     visitor.shot("training-done")
 
     page.get_by_role("navigation").get_by_role("link", name="Text to image").click()
@@ -136,7 +143,9 @@ def test_images_in_a_model_out_pictures_from_it(
     page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator("[data-phase=done]").get_by_role("img")).to_have_count(1, timeout=60_000)
     again, both = client.generations.recent(limit=2)
-    assert again.images[0].sha256 == both.images[1].sha256, "the same seed gives the same picture"
+    pair = [client.generations.image_bytes(both.id, 1), client.generations.image_bytes(again.id, 0)]
+    # Drawn alone it differs from its twin by no more than the rounding of a batch.
+    assert difference(*pair) < 2, "the same seed gives the same picture"
     expect(drawing.get_by_role("img")).to_have_attribute("alt", f"red apple, seed {seed}")
     assert visitor.complaints == []
 

@@ -9,7 +9,7 @@ from atelier_client import Atelier
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.conftest import until
+from tests.browser.conftest import settle
 
 pytestmark = pytest.mark.slow  # minutes on two cores
 
@@ -33,13 +33,6 @@ def pages(dataset: int, trained: tuple[str, int]) -> dict[str, str]:
         "model": f"/models/{model}",
         "missing": "/models/0815/nothing",
     }
-
-
-def settle(page: Any) -> None:
-    """Waits until the page has its heading and nothing on it is still being fetched for the first time."""
-    page.get_by_role("heading", level=1).wait_for()
-    until(page, "!document.querySelector('.mantine-Skeleton-root, .mantine-Loader-root')")
-    until(page, "[...document.images].every(image => image.complete)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -238,7 +231,7 @@ def test_a_model_is_renamed_and_a_deactivated_one_is_not_offered(
     expect(lineage.get_by_role("link")).to_have_text(["Atelier Starter", "round things", job.id[:8]])
     page.get_by_role("button", name="Edit").click()
     page.get_by_label("Name").fill("renamed")
-    page.get_by_role("dialog").get_by_text("Active", exact=True).click()
+    page.get_by_role("switch", name="Active").uncheck()
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("heading", level=1, name="renamed")).to_be_visible()
     expect(page.get_by_text("inactive", exact=True)).to_be_visible()
@@ -271,17 +264,17 @@ def test_five_thousand_images_scroll_like_ten(visit: Any, client: Atelier, tmp_p
     grid = page.get_by_test_id("image-grid")
     expect(grid.get_by_role("checkbox").first).to_be_visible()
     assert grid.get_by_role("checkbox").count() < 100, "only what is in view is in the page"
-    frames = page.evaluate(
+    most = page.evaluate(
         """async () => {
-            const times = [];
+            let most = 0;
             for (let frame = 0; frame < 120; frame += 1) {
                 window.scrollBy(0, 400);
-                times.push(await new Promise(requestAnimationFrame));
+                await new Promise(requestAnimationFrame);
+                most = Math.max(most, document.querySelectorAll('[data-testid=image-grid] [type=checkbox]').length);
             }
-            return times.slice(1).map((time, index) => time - times[index]).sort((a, b) => a - b);
+            return most;
         }"""
     )
-    assert frames[len(frames) // 2] < 50, f"a frame of scrolling takes {frames[len(frames) // 2]} ms"
-    assert grid.get_by_role("checkbox").count() < 100
+    assert 10 < most < 100, "scrolling draws a screenful, whatever the dataset's size"
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     expect(grid.get_by_role("checkbox", name="Select 4999.png")).to_be_visible(timeout=30_000)

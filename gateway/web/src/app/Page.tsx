@@ -30,15 +30,17 @@ export function Page({ title, intro, back, badge, actions, children }: PageProps
           </Anchor>
         )}
         <Group justify="space-between" align="flex-start" gap="sm">
-          <Group gap="sm" miw={0}>
-            <Title order={1} size="h2" style={{ overflowWrap: "anywhere" }}>
-              {title}
-            </Title>
-            {badge}
-          </Group>
+          <Stack gap={4} miw={0} flex="1 1 280px">
+            <Group gap="sm">
+              <Title order={1} size="h2" style={{ overflowWrap: "anywhere" }}>
+                {title}
+              </Title>
+              {badge}
+            </Group>
+            {intro && <Text c="dimmed">{intro}</Text>}
+          </Stack>
           {actions && <Group gap="xs">{actions}</Group>}
         </Group>
-        {intro && <Text c="dimmed">{intro}</Text>}
       </Stack>
       {children}
     </Stack>

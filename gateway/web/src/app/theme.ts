@@ -14,9 +14,23 @@ export const theme = createTheme({
   headings: { fontWeight: "650" },
 });
 
-/** The library's dimmed grey is too pale to read on its grounds (WCAG 1.4.3): a darker and a lighter one. */
+const red = { "--mantine-color-red-filled": "#c92a2a", "--mantine-color-red-filled-hover": "#a61e1e" };
+
+/** Some of the library's colours are too near their grounds to be read (WCAG 1.4.3): these are not. */
 export const variables: CSSVariablesResolver = () => ({
   variables: {},
-  light: { "--mantine-color-dimmed": "#555c63", "--mantine-color-placeholder": "#6b7178", "--mantine-color-error": "#c92a2a" },
-  dark: { "--mantine-color-dimmed": "#b0b4bb", "--mantine-color-placeholder": "#989da5", "--mantine-color-error": "#ff9c9c" },
+  light: {
+    "--mantine-color-dimmed": "#555c63",
+    "--mantine-color-placeholder": "#6b7178",
+    "--mantine-color-error": "#c92a2a",
+    "--mantine-color-red-light-color": "#a61e1e",
+    ...red,
+  },
+  dark: {
+    "--mantine-color-dimmed": "#b0b4bb",
+    "--mantine-color-placeholder": "#989da5",
+    "--mantine-color-error": "#ff9c9c",
+    "--mantine-color-anchor": ink[2],
+    ...red,
+  },
 });

@@ -1,7 +1,8 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Alert, Button, Group, Modal, SegmentedControl, Stack, Text, Textarea, TextInput } from "@mantine/core";
+import { Modal, SegmentedControl, Stack, Text, Textarea, TextInput } from "@mantine/core";
 import { type FormEvent, useMemo, useState } from "react";
 import { failureOf, remainder } from "../api/errors";
+import { FormButtons } from "../app/FormButtons";
 import { useFirstError } from "../app/useFirstError";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { type Dataset, DatasetType } from "../gen/atelier/catalog/v1/dataset_pb";
@@ -88,19 +89,12 @@ export function DatasetForm({ dataset, onClose, onSaved }: DatasetFormProps) {
             error={failure?.fields[fields[1]]}
             onChange={(event) => setDescription(event.currentTarget.value)}
           />
-          {rest && (
-            <Alert color="red" role="alert">
-              {rest}
-            </Alert>
-          )}
-          <Group justify="flex-end" gap="xs">
-            <Button variant="default" onClick={onClose}>
-              {words.common.cancel}
-            </Button>
-            <Button type="submit" loading={create.isPending || update.isPending}>
-              {dataset ? words.common.save : words.datasets.create}
-            </Button>
-          </Group>
+          <FormButtons
+            problem={rest}
+            send={dataset ? words.common.save : words.datasets.create}
+            busy={create.isPending || update.isPending}
+            onCancel={onClose}
+          />
         </Stack>
       </form>
     </Modal>

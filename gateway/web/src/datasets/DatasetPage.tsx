@@ -1,6 +1,6 @@
 import { Code, createClient } from "@connectrpc/connect";
 import { createConnectQueryKey, useMutation, useQuery } from "@connectrpc/connect-query";
-import { Alert, Button, Group, List, Menu, Skeleton, Text, Title } from "@mantine/core";
+import { Button, Group, Menu, Skeleton, Text, Title } from "@mantine/core";
 import { IconDots, IconPencil, IconRefresh, IconSchool, IconTrash } from "@tabler/icons-react";
 import { useQueryClient } from "@tanstack/react-query";
 import { useCallback, useState } from "react";
@@ -16,6 +16,7 @@ import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
 import { each } from "../lib/retry";
 import { BulkCaptions } from "./BulkCaptions";
+import { Damage } from "./Damage";
 import { DatasetForm } from "./DatasetForm";
 import { ImageGrid } from "./ImageGrid";
 import { ImageViewer } from "./ImageViewer";
@@ -46,6 +47,14 @@ export default function DatasetPage({ id }: { id: number }) {
     void refetchDataset();
     void refetchImages();
   }, [refetchDataset, refetchImages]);
+  const { add: addImages } = images;
+  const landed = useCallback(
+    (fresh: readonly Image[]) => {
+      void refetchDataset();
+      addImages(fresh);
+    },
+    [refetchDataset, addImages],
+  );
   const select = useCallback((imageId: number, on: boolean) => {
     setSelected((before) => {
       const after = new Set(before);
@@ -162,7 +171,7 @@ export default function DatasetPage({ id }: { id: number }) {
       }
     >
       {found && <Damage found={found} onClose={() => setFound(null)} />}
-      <UploadPanel datasetId={id} onLanded={reload} />
+      <UploadPanel datasetId={id} onLanded={landed} />
       {images.error && <Failed error={images.error} retry={() => void images.refetch()} />}
       {images.total === 0 && images.isSuccess ? (
         <Empty title={words.datasets.imagesEmptyTitle} hint={words.datasets.imagesEmptyHint} />
@@ -262,35 +271,5 @@ export default function DatasetPage({ id }: { id: number }) {
         />
       )}
     </Page>
-  );
-}
-
-function Damage({ found, onClose }: { found: RefreshDatasetResponse; onClose: () => void }) {
-  const { words } = useSpeech();
-  if (found.missing.length + found.corrupt.length === 0) return null;
-  const named = (title: string, images: readonly Image[]) =>
-    images.length > 0 && (
-      <>
-        <Text size="sm">{title}</Text>
-        <List size="sm">
-          {images.slice(0, 20).map((image) => (
-            <List.Item key={image.id}>{image.filename}</List.Item>
-          ))}
-          {images.length > 20 && <List.Item>{words.upload.filesMore(images.length - 20)}</List.Item>}
-        </List>
-      </>
-    );
-  return (
-    <Alert
-      color="orange"
-      title={words.datasets.damaged}
-      withCloseButton
-      onClose={onClose}
-      closeButtonLabel={words.common.close}
-      role="alert"
-    >
-      {named(words.datasets.missing(found.missing.length), found.missing)}
-      {named(words.datasets.corrupt(found.corrupt.length), found.corrupt)}
-    </Alert>
   );
 }

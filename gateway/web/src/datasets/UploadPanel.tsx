@@ -1,6 +1,7 @@
 import { Button, FileButton, Group, Paper, Progress, ScrollArea, Stack, Text } from "@mantine/core";
 import { IconUpload } from "@tabler/icons-react";
 import { type DragEvent, useState } from "react";
+import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
 import { pairCaptions } from "./files";
 import classes from "./UploadPanel.module.css";
@@ -8,9 +9,10 @@ import { shown, summarize, type Upload } from "./uploads";
 import { useUploads } from "./useUploads";
 
 const ROWS = 60;
+type Landed = (images: readonly Image[]) => void;
 
 /** Where pictures are dropped or picked, and how each of them fares. */
-export function UploadPanel({ datasetId, onLanded }: { datasetId: number; onLanded: () => void }) {
+export function UploadPanel({ datasetId, onLanded }: { datasetId: number; onLanded: Landed }) {
   const { words } = useSpeech();
   const [over, setOver] = useState(false);
   const { uploads, add, retry, stop, clear } = useUploads(datasetId, onLanded);

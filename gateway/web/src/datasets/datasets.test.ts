@@ -1,9 +1,11 @@
 import { Code } from "@connectrpc/connect";
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
+import { ListImagesResponseSchema } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { ImageSchema } from "../gen/atelier/catalog/v1/dataset_pb";
 import { changes, edited } from "./captions";
 import { pairCaptions } from "./files";
+import { withLanded } from "./useImages";
 import { outcome, shown, summarize, type Upload, type UploadState } from "./uploads";
 
 const upload = (state: UploadState, share = 0): Upload => ({
@@ -59,4 +61,18 @@ test("refused files are listed first and never left out", () => {
   expect(rows.length).toBe(10);
   expect(rows.map(({ state }) => state).slice(0, 3)).toEqual(["refused", "sending", "done"]);
   expect(shown(Array.from({ length: 50 }, () => upload("refused")), 10).length).toBe(50);
+});
+
+const page = (ids: number[], totalSize: number, nextPageToken = "") =>
+  create(ListImagesResponseSchema, {
+    images: ids.map((id) => create(ImageSchema, { id })), totalSize: BigInt(totalSize), nextPageToken,
+  });
+
+test("pictures that land come last where all are loaded, each once, and are only counted where not", () => {
+  const landed = [5, 4, 2].map((id) => create(ImageSchema, { id }));
+  const all = withLanded({ pages: [page([1], 3, "next"), page([2, 3], 3)], pageParams: [] }, landed);
+  expect(all.pages.map(({ images }) => images.map(({ id }) => id))).toEqual([[1], [2, 3, 4, 5]]);
+  expect(all.pages.at(-1)?.totalSize).toBe(5n);
+  const some = withLanded({ pages: [page([1, 2], 3, "next")], pageParams: [] }, [create(ImageSchema, { id: 9 })]);
+  expect([some.pages[0]?.images.length, some.pages[0]?.totalSize]).toEqual([2, 4n]);
 });

@@ -4,6 +4,7 @@ import { useCallback, useEffect, useRef, useState } from "react";
 import { failureOf, isTransient } from "../api/errors";
 import { fetchWithProgress } from "../api/progress";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
+import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { backoff, each, wait } from "../lib/retry";
 import type { Picture } from "./files";
 import { outcome, type Upload } from "./uploads";
@@ -16,8 +17,8 @@ interface Sending {
   picture: Picture;
 }
 
-/** The uploads into one dataset since the page was opened. `onLanded` is called now and then while files land. */
-export function useUploads(datasetId: number, onLanded: () => void) {
+/** The uploads into one dataset since the page was opened. `onLanded` is told now and then which have landed. */
+export function useUploads(datasetId: number, onLanded: (images: readonly Image[]) => void) {
   const [uploads, setUploads] = useState<readonly Upload[]>([]);
   const pictures = useRef(new Map<string, Picture>());
   const stopper = useRef(new AbortController());
@@ -37,19 +38,24 @@ export function useUploads(datasetId: number, onLanded: () => void) {
   const run = useCallback(
     async (sendings: readonly Sending[]) => {
       const { signal } = stopper.current;
-      let sinceTold = Date.now();
+      let told = Date.now();
+      let images: Image[] = [];
+      const tell = () => {
+        told = Date.now();
+        landed.current(images);
+        images = [];
+      };
       const send = async ({ upload, picture }: Sending) => {
         change(upload.id, { state: "sending", share: 0, reason: "", message: "" });
-        change(upload.id, await sendPicture(datasetId, upload.id, picture, signal, (share) =>
+        const { image, ...result } = await sendPicture(datasetId, upload.id, picture, signal, (share) =>
           change(upload.id, { share, state: share < 1 ? "sending" : "checking" }),
-        ));
-        if (Date.now() - sinceTold > 1500) {
-          sinceTold = Date.now();
-          landed.current();
-        }
+        );
+        change(upload.id, result);
+        if (image) images.push(image);
+        if (Date.now() - told > 1500) tell();
       };
       await each(sendings, AT_ONCE, send, signal);
-      landed.current();
+      tell();
     },
     [datasetId, change],
   );
@@ -96,7 +102,7 @@ async function sendPicture(
   picture: Picture,
   signal: AbortSignal,
   onProgress: (share: number) => void,
-): Promise<Partial<Upload>> {
+): Promise<Partial<Upload> & { image?: Image | undefined }> {
   const transport = createGrpcWebTransport({ baseUrl: location.origin, fetch: fetchWithProgress(onProgress) });
   const catalog = createClient(CatalogService, transport);
   const { file, caption } = picture;
@@ -105,8 +111,8 @@ async function sendPicture(
       // tries follow one another
       const data = new Uint8Array(await file.arrayBuffer());
       const content = { contentType: file.type || "application/octet-stream", data };
-      await catalog.uploadImage({ datasetId, requestId, filename: file.name, caption, content }, { signal });
-      return { state: "done", share: 1 };
+      const { image } = await catalog.uploadImage({ datasetId, requestId, filename: file.name, caption, content }, { signal });
+      return { state: "done", share: 1, image };
     } catch (error) {
       if (signal.aborted || attempt === TRIES || !isTransient(error)) return outcome(failureOf(error));
       await wait(backoff(attempt), signal);

@@ -130,7 +130,12 @@ function Draw({ choices }: { choices: Choices }) {
         </Paper>
       </div>
       {/* Asked for anew when a drawing begins and when it ends. */}
-      <History moment={`${state?.generationId}-${state && isOver(state.phase)}`} onUse={use} />
+      <History
+        title={words.drawing.history}
+        empty={words.drawing.historyEmpty}
+        moment={`${state?.generationId}-${state && isOver(state.phase)}`}
+        onUse={use}
+      />
     </Stack>
   );
 }

@@ -18,11 +18,22 @@ function isUnfinished({ status }: Generation): boolean {
   return status === GenerationStatus.QUEUED || status === GenerationStatus.RUNNING;
 }
 
-/** What was drawn before, newest first, asked for again with each new `moment`; `onUse` fills the form with a picture's settings. */
-export function History({ moment, onUse }: { moment: string; onUse: (draft: Draft) => void }) {
+interface HistoryProps {
+  title: string;
+  empty: string;
+  /** This model's pictures alone. */
+  modelId?: number;
+  /** Asked for again with each new one. */
+  moment?: string;
+  /** Draws with a picture's settings. */
+  onUse: (draft: Draft) => void;
+}
+
+/** What was drawn before, newest first. */
+export function History({ title, empty, modelId, moment, onUse }: HistoryProps) {
   const { words } = useSpeech();
   const [opened, setOpened] = useState<string | null>(null);
-  const list = useInfiniteQuery(listGenerations, { pageSize: 24, pageToken: "" }, {
+  const list = useInfiniteQuery(listGenerations, { pageSize: 24, pageToken: "", modelId }, {
     pageParamKey: "pageToken",
     getNextPageParam: (page) => page.nextPageToken || undefined,
     refetchOnMount: "always",
@@ -36,12 +47,12 @@ export function History({ moment, onUse }: { moment: string; onUse: (draft: Draf
   const generations = list.data?.pages.flatMap((page) => page.generations) ?? [];
   const shown = generations.find((each) => each.id === opened);
   return (
-    <section aria-label={words.drawing.history}>
+    <section aria-label={title}>
       <Title order={2} size="h4" mb="sm">
-        {words.drawing.history}
+        {title}
       </Title>
       {list.error && <Failed error={list.error} retry={() => void list.refetch()} />}
-      {list.isSuccess && generations.length === 0 && <Text c="dimmed">{words.drawing.historyEmpty}</Text>}
+      {list.isSuccess && generations.length === 0 && <Text c="dimmed">{empty}</Text>}
       <ul className={classes.history} data-testid="history">
         {generations.map((generation) => (
           <li key={generation.id}>

@@ -175,7 +175,7 @@ export const en = {
     batchSizeHint: "Raise it if you have more memory.",
     epochs: "Number of epochs",
     epochsHint: "Passes over the dataset.",
-    maxSteps: "Most steps",
+    maxSteps: "Maximum steps",
     maxStepsHint: "Where set, it decides instead of the epochs.",
     rank: "LoRA rank",
     rankHint: "4 to 8 for most.",
@@ -270,7 +270,7 @@ export const en = {
     size: "Size",
     width: "Width",
     height: "Height",
-    own: "model's own",
+    own: "auto",
     steps: "Steps",
     guidance: "Guidance",
     scheduler: "Scheduler",
@@ -322,7 +322,7 @@ export const en = {
     emptyTitle: "No model yet",
     emptyHint: "Run seed_models.py (or: atelier seed) to add the base models.",
     all: "All",
-    types: { 0: "?", 1: "base model", 2: "LoRA", 3: "DreamBooth", 4: "full" } as Record<number, string>,
+    types: { 0: "?", 1: "Base model", 2: "LoRA", 3: "DreamBooth", 4: "Full" } as Record<number, string>,
     families: {
       0: "?",
       1: "Stable Diffusion",
@@ -357,6 +357,9 @@ export const en = {
     back: "All models",
     job: "Training job",
     thisModel: "This model",
+    samples: "Samples at the end of its training",
+    drawn: "Drawn with it",
+    notDrawn: "Nothing yet.",
   },
 };
 

@@ -1,7 +1,8 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Alert, Button, Group, Modal, Stack, Switch, TagsInput, Textarea, TextInput } from "@mantine/core";
+import { Modal, Stack, Switch, TagsInput, Textarea, TextInput } from "@mantine/core";
 import { type FormEvent, useMemo, useState } from "react";
 import { failureOf, remainder } from "../api/errors";
+import { FormButtons } from "../app/FormButtons";
 import { useFirstError } from "../app/useFirstError";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import type { Model } from "../gen/atelier/catalog/v1/model_pb";
@@ -66,19 +67,7 @@ export function ModelForm({ model, onClose, onSaved }: { model: Model; onClose: 
             checked={isActive}
             onChange={(event) => setActive(event.currentTarget.checked)}
           />
-          {rest && (
-            <Alert color="red" role="alert">
-              {rest}
-            </Alert>
-          )}
-          <Group justify="flex-end" gap="xs">
-            <Button variant="default" onClick={onClose}>
-              {words.common.cancel}
-            </Button>
-            <Button type="submit" loading={update.isPending}>
-              {words.common.save}
-            </Button>
-          </Group>
+          <FormButtons problem={rest} send={words.common.save} busy={update.isPending} onCancel={onClose} />
         </Stack>
       </form>
     </Modal>

@@ -7,12 +7,15 @@ import { Failed } from "../api/Failed";
 import { Confirm } from "../app/Confirm";
 import { notify } from "../app/notify";
 import { Page } from "../app/Page";
+import { History } from "../drawing/History";
+import { rememberDraft } from "../drawing/session";
 import { CatalogService, type GetModelLineageResponse } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { type Model, ModelCategory, ModelType } from "../gen/atelier/catalog/v1/model_pb";
 import { GeneratorService } from "../gen/atelier/generator/v1/generator_service_pb";
 import { TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import { useSpeech } from "../i18n";
 import { ModelForm } from "./ModelForm";
+import { TrainingSamples } from "./TrainingSamples";
 import classes from "./Models.module.css";
 
 export default function ModelPage({ id }: { id: number }) {
@@ -83,6 +86,18 @@ function One({ model, lineage, refetch }: OneProps) {
           <Lineage model={model} lineage={lineage} />
         </Paper>
       </SimpleGrid>
+      {model.jobId && <TrainingSamples jobId={model.jobId} />}
+      {draws && (
+        <History
+          title={words.models.drawn}
+          empty={words.models.notDrawn}
+          modelId={model.id}
+          onUse={(draft) => {
+            rememberDraft(draft);
+            go("/text-to-image");
+          }}
+        />
+      )}
       {dialog === "edit" && (
         <ModelForm
           model={model}

@@ -1,9 +1,10 @@
 import { useMutation, useQuery } from "@connectrpc/connect-query";
-import { Accordion, Alert, Anchor, Button, Group, Modal, Radio, Select, SimpleGrid, Skeleton, Stack, TextInput } from "@mantine/core";
+import { Accordion, Alert, Anchor, Button, Modal, Radio, Select, SimpleGrid, Skeleton, Stack, TextInput } from "@mantine/core";
 import { type FormEvent, useMemo, useState } from "react";
 import { Link } from "wouter";
 import { failureOf, isTransient, remainder } from "../api/errors";
 import { Failed } from "../api/Failed";
+import { FormButtons } from "../app/FormButtons";
 import { Empty } from "../app/Page";
 import { useFirstError } from "../app/useFirstError";
 import type { Dataset } from "../gen/atelier/catalog/v1/dataset_pb";
@@ -183,22 +184,11 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
             </Accordion.Panel>
           </Accordion.Item>
         </Accordion>
-        {rest && (
-          <Alert color="red" role="alert">
-            {rest}
-          </Alert>
-        )}
-        <Group justify="flex-end" gap="xs">
-          <Button variant="default" onClick={onClose}>
-            {words.common.cancel}
-          </Button>
+        <FormButtons problem={rest} send={words.training.createJob} busy={create.isPending} onCancel={onClose}>
           <Button variant="light" loading={create.isPending} onClick={() => void submit(true)}>
             {words.training.createAndStart}
           </Button>
-          <Button type="submit" loading={create.isPending}>
-            {words.training.createJob}
-          </Button>
-        </Group>
+        </FormButtons>
       </Stack>
     </form>
   );
