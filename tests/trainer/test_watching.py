@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from services.trainer import domain, events
 from services.trainer.__main__ import serving
 from services.trainer.config import TrainerSettings
 from services.trainer.events import Events, Seen
-from services.trainer.journal import Journal
+from services.trainer.journal import Head, Journal
 from services.trainer.store import Store
 from tests.trainer.conftest import MIGRATIONS, RunningCatalog
 from tests.trainer.house import FAKE_WORKER, Client, client_of, script, trainer
@@ -154,6 +154,29 @@ async def test_an_event_published_while_a_watch_opens_is_heard(store: Store) -> 
         await finish(store, id, 2, watching)
         async with asyncio.timeout(20):
             assert [await each for each in heard] == [[1, 2, 3, 4, 5]] * 3
+
+
+@pytest.mark.parametrize("look", [0, 1], ids=["as the watch opens", "as it is polled"])
+async def test_a_job_that_another_replica_ends_between_two_reads_ends_its_watch(
+    store: Store, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """The head is read, the job ends, its events are read: the last of them must not pass for the head's status."""
+    watching = feeds(store)
+    heads, looks = store.journal.heads, iter(range(1000))
+
+    async with running_job(store, watching) as id:
+        await tell(store, id, 1, progress(1))
+
+        async def heads_then_the_end(job_ids: Iterable[str]) -> dict[str, Head]:
+            if next(looks) != look:
+                return await heads(job_ids)
+            await tell(store, id, 2, progress(2))
+            found = await heads(job_ids)
+            await finish(store, id, 3)
+            return found
+
+        monkeypatch.setattr(store.journal, "heads", heads_then_the_end)
+        assert await asyncio.wait_for(all_of(watching.watch(id, 0)), 10) == [1, 2, 3, 4, 5, 6]
 
 
 async def test_an_idle_watcher_hears_a_heart_beat(store: Store) -> None:
