@@ -117,7 +117,7 @@ class BlobStore:
         """Stores the file's bytes. Returns digest and size in bytes; raises OSError when it cannot be read."""
         with path.open("rb") as file:
             digest, size = hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
-            if self.exists(digest):
+            if self.exists(digest) and self.verify(digest):  # a damaged blob is repaired
                 return digest, size
             file.seek(0)
             with self.writer() as writer:

@@ -24,6 +24,7 @@ from services.trainer.jobs import Jobs
 from services.trainer.registration import Registrar
 from services.trainer.scheduler import Scheduler
 from services.trainer.servicer import Capabilities, TrainerServicer, WorkerServicer, watch_response
+from services.trainer.states import States
 from services.trainer.store import Store
 from services.trainer.workers import Workers
 
@@ -49,6 +50,8 @@ async def serving(
         channel = await stack.enter_async_context(open_channel(settings.catalog_address))
         store, catalog, devices = store_type(engine), Catalog(channel), Devices(log)
         stack.push_async_callback(devices.stop)
+        blobs = open_blobs(settings.blob_store_url())
+        states = States(store.journal, blobs)
         events = Events(
             store.journal,
             watch_response,
@@ -59,6 +62,7 @@ async def serving(
         registrar = Registrar(
             store,
             catalog,
+            states,
             publish=events.publish,
             lease_seconds=settings.lease_seconds,
             give_up_seconds=settings.registration_seconds,
@@ -81,9 +85,9 @@ async def serving(
             cancel_grace_seconds=settings.cancel_grace_seconds,
             log=log,
         )
-        use = Jobs(store, catalog, publish=events.publish, wake=scheduler.wake)
+        use = Jobs(store, catalog, states, publish=events.publish, wake=scheduler.wake)
         capabilities = Capabilities(settings.max_running_jobs, settings.heartbeat_seconds)
-        servicer = TrainerServicer(use, events, open_blobs(settings.blob_store_url()), devices, capabilities)
+        servicer = TrainerServicer(use, events, blobs, devices, capabilities)
         attached = WorkerServicer(workers, catalog)
         server = Server(
             [

@@ -113,7 +113,29 @@ def progress_from_proto(message: training_pb2.StepProgress) -> domain.Progress:
 
 def checkpoint_to_proto(checkpoint: domain.Checkpoint) -> training_pb2.Checkpoint:
     created_at = time_to_proto(checkpoint.created_at)
-    return training_pb2.Checkpoint(**_same(checkpoint, without=("created_at", "files")), created_at=created_at)
+    plain = _same(checkpoint, without=("created_at", "files", "state"))
+    return training_pb2.Checkpoint(**plain, created_at=created_at)
+
+
+def stored_checkpoint_to_proto(checkpoint: domain.Checkpoint) -> worker_service_pb2.StoredCheckpoint:
+    return worker_service_pb2.StoredCheckpoint(
+        checkpoint=checkpoint_to_proto(checkpoint),
+        files=files_to_proto(checkpoint.files),
+        state=files_to_proto((checkpoint.state,))[0] if checkpoint.state else None,
+    )
+
+
+def stored_checkpoint_from_proto(message: worker_service_pb2.StoredCheckpoint) -> domain.Checkpoint:
+    saved = message.checkpoint
+    return domain.Checkpoint(
+        step=saved.step,
+        size_bytes=saved.size_bytes,
+        created_at=time_from_proto(saved.created_at),
+        smoothed_loss=saved.smoothed_loss,
+        files=files_from_proto(message.files),
+        state=files_from_proto([message.state])[0] if message.HasField("state") else None,
+        elapsed_millis=saved.elapsed_millis,
+    )
 
 
 def failure_to_proto(failure: domain.Failure) -> training_pb2.JobFailure:
@@ -149,6 +171,7 @@ def job_to_proto(job: domain.Job) -> training_pb2.TrainingJob:
         model_id=job.model_id,
         last_sequence=job.last_sequence,
         num_items=job.num_items,
+        priority=job.priority,
     )
 
 
@@ -173,6 +196,8 @@ def _body_to_proto(body: domain.EventBody) -> dict[str, Message]:
             return {"failed": failure_to_proto(body)}
         case domain.Cancelled():
             return {"cancelled": training_pb2.CancelledEvent()}
+        case domain.Paused():
+            return {"paused": training_pb2.PausedEvent()}
 
 
 def event_to_proto(event: domain.Event) -> training_pb2.TrainingEvent:
@@ -192,10 +217,7 @@ def report_from_proto(message: worker_service_pb2.WorkerReport) -> domain.Report
         case "sample":
             return domain.Sample(**{each.name: getattr(message.sample, each.name) for each in fields(domain.Sample)})
         case "checkpoint":
-            saved = message.checkpoint.checkpoint
-            made = time_from_proto(saved.created_at)
-            files = files_from_proto(message.checkpoint.files)
-            return domain.Checkpoint(saved.step, saved.size_bytes, made, saved.smoothed_loss, files)
+            return stored_checkpoint_from_proto(message.checkpoint)
         case "log":
             return domain.Log(backwards(LEVELS, message.log.level, domain.LogLevel.INFO), message.log.message)
         case "trained":
@@ -205,4 +227,6 @@ def report_from_proto(message: worker_service_pb2.WorkerReport) -> domain.Report
             return domain.Failure(message.failed.reason, message.failed.message)
         case "cancelled":
             return domain.Cancelled()
+        case "paused":
+            return domain.Paused()
     raise ValueError("a report without content")

@@ -11,6 +11,7 @@ class JobStatus(Enum):
     PENDING = "pending"
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -18,16 +19,20 @@ class JobStatus(Enum):
 
 MOVES: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PENDING: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
-    # Back to queued when the Trainer stops and takes its worker with it: what was accepted is not lost.
-    JobStatus.RUNNING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED}),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
+    # Back to queued when its worker is lost, or stopped with the Trainer: what was accepted is not lost.
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED, JobStatus.PAUSED}
+    ),
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.COMPLETED: frozenset(),
-    JobStatus.FAILED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
+    # By a retry; to running where all was trained and the registration alone is tried again.
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED, JobStatus.RUNNING}),
+    JobStatus.CANCELLED: frozenset({JobStatus.QUEUED}),
 }
 """The one table of legal moves."""
 
-ENDED = frozenset(status for status, targets in MOVES.items() if not targets)
+ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 UNFINISHED = frozenset(JobStatus) - ENDED
 
 
@@ -120,7 +125,7 @@ class SampleConfig:
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
     interval_steps: int | None = None
-    """None: none but the result."""
+    """None: as often as costs little."""
     keep: int = 3
 
 
@@ -225,6 +230,11 @@ class Checkpoint:
     created_at: datetime
     smoothed_loss: float
     files: tuple[ModelFile, ...] = ()
+    """What a model of it would hold."""
+    state: ModelFile | None = None
+    """What training goes on from."""
+    elapsed_millis: int = 0
+    """Of training, all attempts together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +254,15 @@ class Cancelled:
     pass
 
 
-EventBody: TypeAlias = Queued | Loading | Progress | Sample | Checkpoint | Log | Done | Failure | Cancelled
-Report: TypeAlias = Loading | Progress | Sample | Checkpoint | Log | Trained | Failure | Cancelled
-"""What a worker says. Trained, Failure and Cancelled are its last words."""
-LAST_WORDS = (Trained, Failure, Cancelled)
+@dataclass(frozen=True, slots=True)
+class Paused:
+    pass
+
+
+EventBody: TypeAlias = Queued | Loading | Progress | Sample | Checkpoint | Log | Done | Failure | Cancelled | Paused
+Report: TypeAlias = Loading | Progress | Sample | Checkpoint | Log | Trained | Failure | Cancelled | Paused
+"""What a worker says. Trained, Failure, Cancelled and Paused are its last words."""
+LAST_WORDS = (Trained, Failure, Cancelled, Paused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +330,7 @@ class Job:
     finished_at: datetime | None = None
     progress: Progress | None = None
     queue_position: int = 0
+    priority: int = 0
     failure: Failure | None = None
     model_id: int | None = None
     last_sequence: int = 0
@@ -324,6 +340,9 @@ class Job:
     last_report: int = 0
     log_offset: int = 0
     cancel_requested_at: datetime | None = None
+    pause_requested_at: datetime | None = None
+    losses: int = 0
+    """Workers lost since the last checkpoint."""
     trained: Trained | None = None
 
     @property

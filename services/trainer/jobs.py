@@ -12,6 +12,7 @@ from services.common.paging import decode_token, encode_token, page_size
 from services.trainer import domain
 from services.trainer.domain import Appended, Job, JobStatus, Method, TrainingConfig
 from services.trainer.metrics import kept_checkpoints, latest_attempt, thin
+from services.trainer.states import States
 from services.trainer.store import JobFilter, Store
 
 FAMILIES = ("stable_diffusion",)
@@ -48,12 +49,14 @@ class Jobs:
         self,
         store: Store,
         catalog: CatalogPort,
+        states: States,
         *,
         publish: Callable[[Appended], None],
         wake: Callable[[], None],
     ) -> None:
         self._store = store
         self._catalog = catalog
+        self._states = states
         self._publish = publish
         self._wake = wake
 
@@ -106,28 +109,75 @@ class Jobs:
     async def start(self, job_id: str) -> Job:
         """Queues a pending job; one that is queued or running stays so.
 
-        Raises NotFound, FailedPrecondition: it has ended.
+        Raises NotFound, FailedPrecondition: it has ended or is paused.
         """
-        queued = await self._store.queue(job_id)
-        if queued is not None:
-            self._publish(queued)
-            self._wake()
-            return queued.job
+        if queued := self._told(await self._store.queue(job_id)):
+            return queued
         job = await self._store.get(job_id)
+        if job.status is JobStatus.PAUSED:
+            raise FailedPrecondition(f"training job {job_id} is paused; resume it", reason="JOB_PAUSED")
         if job.ended:
             raise FailedPrecondition(f"training job {job_id} is {job.status.value}", reason="JOB_ENDED")
         return job
+
+    async def pause(self, job_id: str) -> Job:
+        """Takes a job out of the queue, or has its worker stop behind a checkpoint.
+
+        Raises NotFound, FailedPrecondition: it is pending, has ended or is being registered.
+        """
+        if paused := self._told(await self._store.request_pause(job_id)):
+            return paused
+        job = await self._store.get(job_id)
+        if job.status is JobStatus.PAUSED:
+            return job
+        if job.status is JobStatus.RUNNING:
+            what = (
+                "is to be cancelled" if job.cancel_requested_at else "has been trained; its model is being registered"
+            )
+            raise FailedPrecondition(f"training job {job_id} {what}", reason="REGISTERING")
+        raise FailedPrecondition(f"training job {job_id} is {job.status.value}", reason="JOB_NOT_RUNNING")
+
+    async def resume(self, job_id: str) -> Job:
+        """Queues a paused job; a pause that has not come about yet is withdrawn.
+
+        Raises NotFound, FailedPrecondition: it is pending or has ended.
+        """
+        resumed = self._told(await self._store.queue(job_id, since=(JobStatus.PAUSED,)))
+        if resumed := resumed or self._told(await self._store.withdraw_pause(job_id)):
+            return resumed
+        job = await self._store.get(job_id)
+        if job.status in (JobStatus.QUEUED, JobStatus.RUNNING):
+            return job
+        raise FailedPrecondition(f"training job {job_id} is {job.status.value}, not paused", reason="JOB_NOT_PAUSED")
+
+    async def retry(self, job_id: str) -> Job:
+        """Queues a failed or cancelled job again, or has its model registered where it was trained.
+
+        Raises NotFound, FailedPrecondition: it has neither failed nor was it cancelled.
+        """
+        again = self._told(await self._store.queue(job_id, since=(JobStatus.FAILED, JobStatus.CANCELLED)))
+        if again := again or self._told(await self._store.register_again(job_id)):
+            return again
+        job = await self._store.get(job_id)
+        if job.status in (JobStatus.QUEUED, JobStatus.RUNNING):
+            return job
+        message = f"training job {job_id} is {job.status.value}: it has not failed and was not cancelled"
+        raise FailedPrecondition(message, reason="JOB_NOT_FAILED")
+
+    async def prioritize(self, job_id: str, priority: int) -> Job:
+        """Raises NotFound, FailedPrecondition: it has ended."""
+        if self._told(await self._store.prioritize(job_id, priority)):
+            return await self._store.get(job_id)  # with its place
+        job = await self._store.get(job_id)
+        raise FailedPrecondition(f"training job {job_id} is {job.status.value}", reason="JOB_ENDED")
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels a waiting job at once and tells the worker of a running one.
 
         Raises NotFound, FailedPrecondition: it has completed or failed, or has been trained and is being registered.
         """
-        moved = await self._store.request_cancel(job_id)
-        if moved is not None:
-            self._publish(moved)
-            self._wake()
-            return moved.job
+        if moved := self._told(await self._store.request_cancel(job_id)):
+            return moved
         job = await self._store.get(job_id)
         if job.status is JobStatus.CANCELLED:
             return job
@@ -136,16 +186,26 @@ class Jobs:
             raise FailedPrecondition(message, reason="REGISTERING")
         raise FailedPrecondition(f"training job {job_id} is {job.status.value}", reason="JOB_ENDED")
 
+    def _told(self, moved: Appended | None) -> Job | None:
+        """The job that a move has left, once watchers and the scheduler know."""
+        if moved is None:
+            return None
+        self._publish(moved)
+        self._wake()
+        return moved.job
+
     async def delete(self, job_id: str) -> None:
-        """Deletes an ended or pending job with its events. The bytes of its samples stay in the blob store: they may be
-        another job's or a dataset's too.
+        """Deletes an ended, pending or paused job with its events and training states. The bytes of its samples stay in
+        the blob store: they may be another job's or a dataset's too.
 
         Raises NotFound, FailedPrecondition: it is queued or running.
         """
+        states = await self._states.of(job_id)
         if not await self._store.delete(job_id):
             job = await self._store.get(job_id)
             message = f"training job {job_id} is {job.status.value}; cancel it first"
             raise FailedPrecondition(message, reason="JOB_ACTIVE")
+        await self._states.delete(states)
 
     async def metrics(self, job_id: str, max_points: int) -> list[domain.Progress]:
         """The loss curve of the last attempt, thinned to `max_points` (0: 1000). Raises NotFound."""

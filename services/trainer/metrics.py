@@ -9,19 +9,23 @@ Point = tuple[int, int, float]
 
 
 def latest_attempt(points: Sequence[Point]) -> Sequence[Point]:
-    """The points of the last attempt: a job that went back to the queue began again at its first step."""
-    return points[_began([step for _, step, _ in points]) :]
+    """Each step once, as it was taken last: an attempt that went on from an earlier step took some again."""
+    return [points[place] for place in _lasting([step for _, step, _ in points])]
 
 
 def kept_checkpoints(made: Sequence[Checkpoint], *, keep: int) -> list[Checkpoint]:
-    """The latest `keep` of the last attempt: a worker deletes the weights of those before."""
-    return list(made[_began([checkpoint.step for checkpoint in made]) :][-keep:])
+    """The latest `keep`, without those that a later attempt went back behind: a worker deletes the weights of the
+    others."""
+    return [made[place] for place in _lasting([checkpoint.step for checkpoint in made])][-keep:]
 
 
-def _began(steps: Sequence[int]) -> int:
-    """Where the last rising run of steps begins."""
-    falls = [index for index in range(1, len(steps)) if steps[index] <= steps[index - 1]]
-    return falls[-1] if falls else 0
+def _lasting(steps: Sequence[int]) -> list[int]:
+    """The places of steps after which none comes that is not larger."""
+    places: list[int] = []
+    for place in range(len(steps) - 1, -1, -1):
+        if not places or steps[place] < steps[places[-1]]:
+            places.append(place)
+    return places[::-1]
 
 
 def thin(points: Sequence[Point], limit: int) -> list[int]:

@@ -146,6 +146,8 @@ class Scheduler:
             training += 1
             if job.id not in self._attempts:
                 await self._adopt(job)
+            if job.cancel_requested_at is None and job.pause_requested_at is not None:
+                self._workers.pause(job.id)
             if job.cancel_requested_at is not None:
                 await self._press(job, (datetime.now(UTC) - job.cancel_requested_at).total_seconds())
         for job in await self._store.expired():
@@ -249,11 +251,9 @@ class Scheduler:
 
     async def _end(self, attempt: _Attempt, code: int) -> None:
         await self._read(attempt, ended=True)
-        if self._stopping:
-            why = "the Trainer was stopped; the job is queued again and starts anew"
-            if requeued := await self._store.requeue(attempt.job_id, attempt.token, why):
-                self._tell(requeued)
-                return
+        if self._stopping and (requeued := await self._store.requeue(attempt.job_id, attempt.token)):
+            self._tell(requeued)
+            return
         message = f"the worker {how_it_ended(code)} before the job was done"
         message += f": {attempt.last_line}" if attempt.last_line else ""
         tail = [domain.Log(domain.LogLevel.INFO, line) for line in attempt.tail]

@@ -23,7 +23,7 @@ from services.trainer.catalog import Catalog
 from services.trainer.devices import Devices
 from services.trainer.events import Events
 from services.trainer.store import JobFilter
-from services.trainer.workers import Ack, Assignment, Cancel, Command, Heartbeat, Message, Numbered, Workers
+from services.trainer.workers import Ack, Assignment, Cancel, Command, Heartbeat, Message, Numbered, Pause, Workers
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Watched: TypeAlias = pb.WatchTrainingJobResponse
@@ -108,8 +108,6 @@ class TrainerServicer(TrainerServiceServicer):
             dataset_id=request.dataset_id if request.HasField("dataset_id") else None,
             unfinished=request.unfinished,
         )
-        if request.status == training_pb2.JOB_STATUS_PAUSED:
-            return pb.ListTrainingJobsResponse()  # no job can be
         found, token, total = await self._jobs.list_page(where, size=request.page_size, token=request.page_token)
         listed = [convert.job_to_proto(job) for job in found]
         return pb.ListTrainingJobsResponse(jobs=listed, next_page_token=token, total_size=total)
@@ -123,6 +121,27 @@ class TrainerServicer(TrainerServiceServicer):
         self, request: pb.CancelTrainingJobRequest, context: Context
     ) -> pb.CancelTrainingJobResponse:
         return pb.CancelTrainingJobResponse(job=convert.job_to_proto(await self._jobs.cancel(request.job_id)))
+
+    async def PauseTrainingJob(
+        self, request: pb.PauseTrainingJobRequest, context: Context
+    ) -> pb.PauseTrainingJobResponse:
+        return pb.PauseTrainingJobResponse(job=convert.job_to_proto(await self._jobs.pause(request.job_id)))
+
+    async def ResumeTrainingJob(
+        self, request: pb.ResumeTrainingJobRequest, context: Context
+    ) -> pb.ResumeTrainingJobResponse:
+        return pb.ResumeTrainingJobResponse(job=convert.job_to_proto(await self._jobs.resume(request.job_id)))
+
+    async def RetryTrainingJob(
+        self, request: pb.RetryTrainingJobRequest, context: Context
+    ) -> pb.RetryTrainingJobResponse:
+        return pb.RetryTrainingJobResponse(job=convert.job_to_proto(await self._jobs.retry(request.job_id)))
+
+    async def PrioritizeTrainingJob(
+        self, request: pb.PrioritizeTrainingJobRequest, context: Context
+    ) -> pb.PrioritizeTrainingJobResponse:
+        job = await self._jobs.prioritize(request.job_id, request.priority)
+        return pb.PrioritizeTrainingJobResponse(job=convert.job_to_proto(job))
 
     async def DeleteTrainingJob(
         self, request: pb.DeleteTrainingJobRequest, context: Context
@@ -201,17 +220,20 @@ class WorkerServicer(WorkerServiceServicer):
 
     async def _to_proto(self, command: Command) -> worker_service_pb2.AttachResponse:
         match command:
-            case Assignment(job):
+            case Assignment(job, checkpoints):
                 assignment = worker_service_pb2.JobAssignment(
                     job=convert.job_to_proto(job),
                     base_models=await self._catalog.base_chain(job.base_model_id),
                     last_report=job.last_report,
+                    checkpoints=[convert.stored_checkpoint_to_proto(each) for each in checkpoints],
                 )
                 return worker_service_pb2.AttachResponse(assignment=assignment)
             case Ack(number):
                 return worker_service_pb2.AttachResponse(ack=worker_service_pb2.ReportAck(number=number))
             case Cancel():
                 return worker_service_pb2.AttachResponse(cancel=worker_service_pb2.CancelCommand())
+            case Pause():
+                return worker_service_pb2.AttachResponse(pause=worker_service_pb2.PauseCommand())
 
 
 async def _messages(requests: AsyncIterator[worker_service_pb2.AttachRequest]) -> AsyncIterator[Message]:

@@ -1,9 +1,10 @@
 """What the Trainer remembers. A move of a job is one UPDATE whose WHERE decides, its events in the same transaction."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +18,11 @@ from services.trainer.domain import Appended, Event, EventBody, Job, JobStatus, 
 from services.trainer.journal import Journal
 from services.trainer.tables import event_to_row, events, job_from_row, jobs
 
+MOST_LOSSES = 3
+"""Workers that may be lost without a checkpoint between them: what kills each of them would kill the next."""
+TURN = (jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
+"""In which order queued jobs are trained."""
+QUEUED_AGAIN = "the worker was stopped or lost; the job is queued again and goes on from its last checkpoint"
 ANNOUNCED = 100
 """Queued jobs that hear of their place when the queue moves; those further behind hear when they come near."""
 
@@ -46,9 +52,19 @@ def _ended(status: JobStatus) -> dict[str, object]:
     return {"status": status.value, "stage": "", "finished_at": now(), "lease_expires_at": None}
 
 
-def _requeued() -> dict[str, object]:
-    """Back in the queue at its old place (`queued_at` stays); the attempt's token is worth nothing any more."""
-    return {"status": JobStatus.QUEUED.value, "stage": "", "token": "", "owner": "", "lease_expires_at": None}
+def _idle(status: JobStatus) -> dict[str, object]:
+    """Without a worker: the attempt's token is worth nothing any more. `queued_at`, the place in the queue, stays."""
+    return {
+        **dict.fromkeys(("stage", "token", "owner"), ""),
+        **dict.fromkeys(("lease_expires_at", "pause_requested_at"), None),
+        "status": status.value,
+    }
+
+
+def _anew() -> dict[str, object]:
+    """Queued by somebody's wish, last of its priority; what was wished and what went wrong before is forgotten."""
+    forgotten = ("finished_at", "failure", "cancel_requested_at")
+    return {**_idle(JobStatus.QUEUED), "queued_at": now(), "losses": 0, **dict.fromkeys(forgotten, None)}
 
 
 class Store:
@@ -119,6 +135,7 @@ class Store:
             "status": JobStatus.PENDING.value,
             "created_at": now(),
             **dict.fromkeys(("last_sequence", "announced_position", "last_report", "log_offset"), 0),
+            **dict.fromkeys(("losses", "priority"), 0),
             **dict.fromkeys(("stage", "owner", "token"), ""),
         }
         try:
@@ -131,12 +148,32 @@ class Store:
             return earlier
         return await self.get(new.id)
 
-    async def queue(self, job_id: str) -> Appended | None:
-        """Pending to queued. None when it is not pending."""
-        values = {"status": JobStatus.QUEUED.value, "queued_at": now()}
+    async def queue(self, job_id: str, *, since: Collection[JobStatus] = (JobStatus.PENDING,)) -> Appended | None:
+        """From one of these statuses into the queue. None when it has none of them."""
         async with self._db.begin() as connection:
-            moved = await self._move(connection, job_id, jobs.c.status == JobStatus.PENDING.value, values=values)
+            waiting = jobs.c.status.in_([status.value for status in since])
+            moved = await self._move(connection, job_id, waiting, jobs.c.trained.is_(None), values=_anew())
             return moved and await self._announce(connection, moved.job)
+
+    async def register_again(self, job_id: str) -> Appended | None:
+        """A failed job whose model was trained: its registration is whoever's takes it first. None for all others."""
+        values = {
+            "status": JobStatus.RUNNING.value,
+            "stage": Stage.REGISTERING.value,
+            "token": uuid.uuid4().hex,
+            "lease_expires_at": now(),
+            **dict.fromkeys(("finished_at", "failure"), None),
+        }
+        trained = (jobs.c.status == JobStatus.FAILED.value, jobs.c.trained.is_not(None))
+        bodies = [domain.Loading(domain.LoadingStage.REGISTERING)]
+        async with self._db.begin() as connection:
+            return await self._move(connection, job_id, *trained, values=values, bodies=bodies)
+
+    async def prioritize(self, job_id: str, priority: int) -> Appended | None:
+        """None when it has ended."""
+        going = jobs.c.status.in_([status.value for status in domain.UNFINISHED])
+        async with self._db.begin() as connection:
+            return await self._move(connection, job_id, going, values={"priority": priority})
 
     async def claim(self, *, owner: str, token: str, lease_seconds: float) -> Appended | None:
         """Leases the next job to `owner`; of several claimers each gets another. None: the queue is empty."""
@@ -160,7 +197,7 @@ class Store:
         told = []
         async with self._db.read() as connection:
             queue = sa.select(jobs.c.id, jobs.c.announced_position).where(jobs.c.status == JobStatus.QUEUED.value)
-            ordered = queue.order_by(jobs.c.queued_at, jobs.c.id).limit(ANNOUNCED)
+            ordered = queue.order_by(*TURN).limit(ANNOUNCED)
             rows = (await connection.execute(ordered)).all()
         moved = [(row.id, place) for place, row in enumerate(rows, start=1) if row.announced_position != place]
         for id, place in moved:
@@ -194,6 +231,8 @@ class Store:
         steps = [body for body in bodies if isinstance(body, domain.Progress)]
         if steps:
             values["progress"] = dump(steps[-1])
+        if any(isinstance(body, domain.Checkpoint) for body in bodies):
+            values["losses"] = 0
         async with self._db.begin() as connection:
             match reports[-1]:
                 case domain.Trained() as trained:
@@ -201,16 +240,8 @@ class Store:
                     bodies.append(domain.Loading(domain.LoadingStage.REGISTERING))
                 case domain.Failure() as failure:
                     values |= {**_ended(JobStatus.FAILED), "failure": dump(failure)}
-                case domain.Cancelled():
-                    asked = (*conditions, jobs.c.cancel_requested_at.is_not(None))
-                    ended = values | _ended(JobStatus.CANCELLED)
-                    if moved := await self._move(connection, job_id, *asked, values=ended, bodies=bodies):
-                        return moved
-                    # Nobody cancelled the job: its worker was stopped from outside, so it runs again.
-                    bodies[-1] = domain.Log(domain.LogLevel.WARNING, "the worker was stopped; the job is queued again")
-                    back = values | _requeued()
-                    moved = await self._move(connection, job_id, *conditions, values=back, bodies=bodies)
-                    return moved and await self._announce(connection, moved.job, moved.events)
+                case domain.Cancelled() | domain.Paused():
+                    return await self._stopped(connection, job_id, *conditions, values=values, bodies=bodies)
             return await self._move(connection, job_id, *conditions, values=values, bodies=bodies)
 
     async def append_output(
@@ -221,9 +252,28 @@ class Store:
             values = {"log_offset": log_offset}
             return await self._move(connection, job_id, *_training(token), values=values, bodies=lines)
 
+    async def request_pause(self, job_id: str) -> Appended | None:
+        """Pauses a queued job; notes the wish for one in training. None for all others."""
+        queued = jobs.c.status == JobStatus.QUEUED.value
+        training = (jobs.c.status == JobStatus.RUNNING.value, jobs.c.stage == Stage.TRAINING.value)
+        async with self._db.begin() as connection:
+            idle = _idle(JobStatus.PAUSED)
+            moved = await self._move(connection, job_id, queued, values=idle, bodies=[domain.Paused()])
+            asked = {"pause_requested_at": _unless_set(jobs.c.pause_requested_at)}
+            return moved or await self._move(
+                connection, job_id, *training, jobs.c.cancel_requested_at.is_(None), values=asked
+            )
+
+    async def withdraw_pause(self, job_id: str) -> Appended | None:
+        """A job in training that was to pause goes on. None for all others."""
+        asked = (jobs.c.status == JobStatus.RUNNING.value, jobs.c.pause_requested_at.is_not(None))
+        async with self._db.begin() as connection:
+            return await self._move(connection, job_id, *asked, values={"pause_requested_at": None})
+
     async def request_cancel(self, job_id: str) -> Appended | None:
-        """Cancels a pending or queued job; notes the wish for one in training. None for all others."""
-        waiting = jobs.c.status.in_([status.value for status in (JobStatus.PENDING, JobStatus.QUEUED)])
+        """Cancels a waiting job; notes the wish for one in training. None for all others."""
+        idle = (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.PAUSED)
+        waiting = jobs.c.status.in_([status.value for status in idle])
         training = (jobs.c.status == JobStatus.RUNNING.value, jobs.c.stage == Stage.TRAINING.value)
         async with self._db.begin() as connection:
             ended = _ended(JobStatus.CANCELLED)
@@ -240,7 +290,8 @@ class Store:
         *,
         expired: bool = False,
     ) -> Appended | None:
-        """A worker is gone without a last word: cancelled if that was wished, else failed. None: it had one.
+        """A worker is gone without a last word: its job is cancelled or paused if that was wished. Else it is queued
+        again, or has failed if the worker could not be started or too many were lost. None: it had a last word.
 
         With `expired` only if its lease is still over.
         """
@@ -251,16 +302,26 @@ class Store:
             bodies: list[EventBody] = [*lines, domain.Cancelled()]
             if moved := await self._move(connection, job_id, *asked, values=ended, bodies=bodies):
                 return moved
+            lost = {"losses": jobs.c.losses + 1}
+            if failure.reason == "WORKER_LOST":
+                bodies = [*lines, domain.Log(domain.LogLevel.ERROR, failure.message)]
+                asked = (*training, jobs.c.pause_requested_at.is_not(None))
+                idle = lost | _idle(JobStatus.PAUSED)
+                if moved := await self._move(
+                    connection, job_id, *asked, values=idle, bodies=[*bodies, domain.Paused()]
+                ):
+                    return moved
+                few = (*training, jobs.c.losses < MOST_LOSSES - 1)
+                if moved := await self._back(connection, job_id, *few, values=lost, bodies=bodies):
+                    return moved
             values = {**_ended(JobStatus.FAILED), "failure": dump(failure)}
             return await self._move(connection, job_id, *training, values=values, bodies=[*lines, failure])
 
-    async def requeue(self, job_id: str, token: str, why: str) -> Appended | None:
-        """Takes a job back from its worker into the queue."""
+    async def requeue(self, job_id: str, token: str) -> Appended | None:
+        """Takes a job back from its worker into the queue, unless it was to be cancelled or paused."""
+        unasked = (jobs.c.cancel_requested_at.is_(None), jobs.c.pause_requested_at.is_(None))
         async with self._db.begin() as connection:
-            line = domain.Log(domain.LogLevel.WARNING, why)
-            kept = (*_training(token), jobs.c.cancel_requested_at.is_(None))
-            moved = await self._move(connection, job_id, *kept, values=_requeued(), bodies=[line])
-            return moved and await self._announce(connection, moved.job, moved.events)
+            return await self._back(connection, job_id, *_training(token), *unasked)
 
     async def take_registration(self, job_id: str, token: str, *, owner: str, lease_seconds: float) -> Job | None:
         """Takes over the registering of a trained model from a replica that was at `token`; one taker wins."""
@@ -281,8 +342,8 @@ class Store:
         return await self._end_registration(job_id, {**_ended(JobStatus.FAILED), "failure": dump(failure)}, failure)
 
     async def delete(self, job_id: str) -> bool:
-        """Deletes an ended or pending job with its events. False when it is queued, running or not there."""
-        deletable = [status.value for status in (*domain.ENDED, JobStatus.PENDING)]
+        """Deletes a job without a worker and its events. False when it is queued, running or not there."""
+        deletable = [status.value for status in (*domain.ENDED, JobStatus.PENDING, JobStatus.PAUSED)]
         async with self._db.begin() as connection:
             query = sa.delete(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(deletable)).returning(jobs.c.id)
             return await connection.scalar(query) is not None
@@ -320,6 +381,41 @@ class Store:
             await connection.execute(sa.insert(events), [event_to_row(row.id, event) for event in stored])
         return Appended(job_from_row(row), stored)
 
+    async def _stopped(
+        self,
+        connection: AsyncConnection,
+        job_id: str,
+        *where: sa.ColumnElement[bool],
+        values: Mapping[str, object],
+        bodies: Sequence[EventBody],
+    ) -> Appended | None:
+        """After a worker's last word, Cancelled or Paused: what was wished last decides. Where nothing was, it was
+        stopped from outside, and its job runs again."""
+        said = bodies[:-1]
+        cancelled = {**values, **_ended(JobStatus.CANCELLED)}
+        asked = (*where, jobs.c.cancel_requested_at.is_not(None))
+        if moved := await self._move(connection, job_id, *asked, values=cancelled, bodies=[*said, domain.Cancelled()]):
+            return moved
+        paused = {**values, **_idle(JobStatus.PAUSED)}
+        asked = (*where, jobs.c.pause_requested_at.is_not(None))
+        if moved := await self._move(connection, job_id, *asked, values=paused, bodies=[*said, domain.Paused()]):
+            return moved
+        return await self._back(connection, job_id, *where, values=values, bodies=said)
+
+    async def _back(
+        self,
+        connection: AsyncConnection,
+        job_id: str,
+        *where: sa.ColumnElement[bool],
+        values: Mapping[str, object] = MappingProxyType({}),
+        bodies: Sequence[EventBody] = (),
+    ) -> Appended | None:
+        """Back into the queue, at its old place, from a worker that has gone."""
+        line = domain.Log(domain.LogLevel.WARNING, QUEUED_AGAIN)
+        back = {**values, **_idle(JobStatus.QUEUED)}
+        moved = await self._move(connection, job_id, *where, values=back, bodies=[*bodies, line])
+        return moved and await self._announce(connection, moved.job, moved.events)
+
     async def _announce(self, connection: AsyncConnection, job: Job, before: tuple[Event, ...] = ()) -> Appended:
         """Gives a job that has just been queued its place and the event that says so."""
         row = (await connection.execute(sa.select(jobs).where(jobs.c.id == job.id))).one()
@@ -333,8 +429,9 @@ class Store:
 
     async def _position(self, connection: AsyncConnection, row: sa.Row[Any]) -> int:
         same = sa.and_(jobs.c.queued_at == row.queued_at, jobs.c.id <= row.id)
+        earlier = sa.and_(jobs.c.priority == row.priority, sa.or_(jobs.c.queued_at < row.queued_at, same))
         ahead = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == JobStatus.QUEUED.value)
-        return await connection.scalar(ahead.where(sa.or_(jobs.c.queued_at < row.queued_at, same))) or 0
+        return await connection.scalar(ahead.where(sa.or_(jobs.c.priority > row.priority, earlier))) or 0
 
     async def _select(self, *where: sa.ColumnElement[bool]) -> list[Job]:
         async with self._db.read() as connection:
@@ -344,4 +441,4 @@ class Store:
     @staticmethod
     def _queue() -> sa.Select[tuple[str]]:
         waiting = jobs.c.status == JobStatus.QUEUED.value
-        return sa.select(jobs.c.id).where(waiting).order_by(jobs.c.queued_at, jobs.c.id)
+        return sa.select(jobs.c.id).where(waiting).order_by(*TURN)

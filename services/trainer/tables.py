@@ -41,6 +41,9 @@ jobs = sa.Table(
     sa.Column("log_offset", sa.BigInteger, nullable=False),
     sa.Column("lease_expires_at", UtcTime),
     sa.Column("cancel_requested_at", UtcTime),
+    sa.Column("pause_requested_at", UtcTime),
+    sa.Column("losses", sa.Integer, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("trained", sa.Text),
 )
 
@@ -68,6 +71,7 @@ KINDS: dict[str, type[domain.EventBody]] = {
     "done": domain.Done,
     "failed": domain.Failure,
     "cancelled": domain.Cancelled,
+    "paused": domain.Paused,
 }
 KIND_OF = {kind: name for name, kind in KINDS.items()}
 
@@ -89,6 +93,7 @@ def job_from_row(row: sa.Row[Any], queue_position: int = 0) -> domain.Job:
         finished_at=row.finished_at,
         progress=load(domain.Progress, row.progress) if row.progress else None,
         queue_position=queue_position,
+        priority=row.priority,
         failure=load(domain.Failure, row.failure) if row.failure else None,
         model_id=row.model_id,
         last_sequence=row.last_sequence,
@@ -97,6 +102,8 @@ def job_from_row(row: sa.Row[Any], queue_position: int = 0) -> domain.Job:
         last_report=row.last_report,
         log_offset=row.log_offset,
         cancel_requested_at=row.cancel_requested_at,
+        pause_requested_at=row.pause_requested_at,
+        losses=row.losses,
         trained=load(domain.Trained, row.trained) if row.trained else None,
     )
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from services.common.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
 from services.trainer import domain
 from services.trainer.domain import Appended, Job, JobStatus, Stage
+from services.trainer.metrics import kept_checkpoints
 from services.trainer.store import Store
 
 BATCH_SECONDS = 0.03
@@ -34,7 +35,10 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
+    """`checkpoints` of earlier attempts that can be gone on from, newest first."""
+
     job: Job
+    checkpoints: tuple[domain.Checkpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,13 @@ class Cancel:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    pass
+
+
 Message: TypeAlias = Numbered | Heartbeat
-Command: TypeAlias = Assignment | Ack | Cancel
+Command: TypeAlias = Assignment | Ack | Cancel | Pause
 
 
 class _Session:
@@ -61,13 +70,14 @@ class _Session:
         self.received: asyncio.Queue[Numbered | None] = asyncio.Queue(MAX_WAITING)
         self.sending: asyncio.Queue[Command | BaseException | None] = asyncio.Queue()
         self.renewed = time.monotonic()
-        self.told_to_cancel = False
+        self.told: set[Command] = set()
         self.closed = asyncio.Event()
 
-    def cancel(self) -> None:
-        if not self.told_to_cancel:
-            self.told_to_cancel = True
-            self.sending.put_nowait(Cancel())
+    def tell(self, command: Command) -> None:
+        """Once, however often it is said."""
+        if command not in self.told:
+            self.told.add(command)
+            self.sending.put_nowait(command)
 
 
 class Workers:
@@ -92,7 +102,12 @@ class Workers:
     def cancel(self, job_id: str) -> None:
         """Tells the job's worker to stop, if it is attached here; again is no harm."""
         if session := self._sessions.get(job_id):
-            session.cancel()
+            session.tell(Cancel())
+
+    def pause(self, job_id: str) -> None:
+        """Tells the job's worker to make a checkpoint and stop, if it is attached here; again is no harm."""
+        if session := self._sessions.get(job_id):
+            session.tell(Pause())
 
     async def settled(self, job_id: str, timeout_seconds: float) -> None:
         """Returns once the job has no attached worker, so that all it said is stored, or after the timeout."""
@@ -118,9 +133,11 @@ class Workers:
         self._sessions[job_id] = session
         tasks = [asyncio.create_task(each) for each in (self._receive(session, messages), self._commit(session))]
         try:
-            yield Assignment(job)
+            yield Assignment(job, await self._checkpoints(job))
             if job.cancel_requested_at is not None:
-                session.cancel()
+                session.tell(Cancel())
+            elif job.pause_requested_at is not None:
+                session.tell(Pause())
             while (item := await session.sending.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
@@ -132,6 +149,11 @@ class Workers:
             session.closed.set()
             if self._sessions.get(job_id) is session:
                 del self._sessions[job_id]
+
+    async def _checkpoints(self, job: Job) -> tuple[domain.Checkpoint, ...]:
+        made = [event.body for event in await self._store.journal.read(job.id, kind="checkpoint")]
+        saved = [body for body in made if isinstance(body, domain.Checkpoint)]
+        return tuple(reversed(kept_checkpoints(saved, keep=job.config.checkpoints.keep)))
 
     async def _receive(self, session: _Session, messages: AsyncIterator[Message]) -> None:
         expected = session.last + 1

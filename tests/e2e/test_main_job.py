@@ -19,7 +19,7 @@ from atelier.catalog.v1.model_pb2 import (
     WEIGHTS_LAYOUT_PIPELINE,
     HubWeights,
 )
-from atelier.trainer.v1.training_pb2 import JOB_STATUS_COMPLETED, JOB_STATUS_FAILED
+from atelier.trainer.v1.training_pb2 import JOB_STATUS_CANCELLED, JOB_STATUS_COMPLETED, JOB_STATUS_FAILED
 from atelier_client import Atelier, FailedPrecondition, InvalidArgument, NotFound
 from atelier_client.stack import Stack
 from PIL import Image
@@ -163,6 +163,38 @@ def test_a_running_job_is_cancelled(atelier: Command, client: Atelier, starter: 
     watched = atelier("jobs", "watch", job.id)
     assert watched.code == 1
     assert "cancelled" in watched.err
+
+
+def test_a_job_is_paused_resumed_cancelled_and_tried_again_by_the_command(
+    atelier: Command, client: Atelier, starter: int, pictures: Path
+) -> None:
+    dataset = client.datasets.create("to be paused")
+    client.datasets.upload(dataset, pictures)
+    config = {"max_steps": 4000, "batch_size": 1, "lora": {"rank": 2}}
+    job = client.training.create(dataset, starter, config=config, start=True)
+    waiting = [client.training.create(dataset, starter, config={"max_steps": 1}, start=True) for _ in range(2)]
+    assert "has place 1" in atelier("jobs", "prioritize", waiting[1].id, 5).out
+    assert [client.training.get(each.id).queue_position for each in waiting] == [2, 1]
+    next(event for event in client.training.watch(job.id) if event.HasField("step"))
+    assert "will pause at its next step" in atelier("jobs", "pause", job.id).out
+    paused = next(event for event in client.training.watch(job.id) if event.HasField("paused"))
+    client.training.cancel(waiting[0].id)
+    assert client.training.wait(waiting[1].id).status == JOB_STATUS_COMPLETED, "the paused job holds up nobody"
+    stood = client.training.get(job.id).progress.step
+    assert "is queued" in atelier("jobs", "resume", job.id).out
+    later = client.training.watch(job.id, after_sequence=paused.sequence)
+    assert next(event for event in later if event.HasField("step")).step.step == stood + 1
+    atelier("jobs", "cancel", job.id)
+    ended = client.training.wait(job.id)
+    assert ended.status == JOB_STATUS_CANCELLED
+    assert "is queued" in atelier("jobs", "retry", job.id).out
+    again = client.training.watch(job.id)  # from the beginning, over its first end
+    assert next(event for event in again if event.sequence > ended.last_sequence and event.HasField("step"))
+    client.training.cancel(job.id)
+    client.training.wait(job.id)
+    refused = atelier("jobs", "resume", job.id)
+    assert (refused.code, "not paused" in refused.err) == (1, True)
+    client.datasets.delete(dataset)
 
 
 def test_a_bad_file_among_good_ones_sinks_only_itself(atelier: Command, pictures: Path) -> None:

@@ -35,6 +35,8 @@ class Worker:
         self.changed = asyncio.Event()
         self.assigned = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.pausing = asyncio.Event()
+        self.after = 0
         self.blobs = open_blobs(os.environ["ATELIER_WORKER_BLOB_URL"])
 
     def report(self, **what: Any) -> None:
@@ -45,6 +47,14 @@ class Worker:
         data = self.script.get("weights", "weights").encode()
         digest = self.blobs.put(data)
         return [model_pb2.ModelFile(path="pytorch_lora_weights.safetensors", sha256=digest, size_bytes=len(data))]
+
+    def checkpoint(self, step: int) -> None:
+        saved = tr.Checkpoint(step=step, size_bytes=7, smoothed_loss=1 / step)
+        saved.created_at.GetCurrentTime()
+        # Its bytes are this job's and this step's alone, as a real state's are.
+        text = f"{os.environ['ATELIER_WORKER_JOB_ID']} {step}".encode()
+        state = model_pb2.ModelFile(path="state", sha256=self.blobs.put(text), size_bytes=len(text))
+        self.report(checkpoint=pb.StoredCheckpoint(checkpoint=saved, files=self.files(), state=state))
 
     async def train(self) -> None:
         await self.assigned.wait()
@@ -57,7 +67,7 @@ class Worker:
         self.report(loading=tr.LoadingEvent(stage=tr.LOADING_STAGE_LOADING_MODEL))
         self.report(log=tr.LogEvent(level=tr.LOG_LEVEL_INFO, message="the model is loaded"))
         steps, started = self.script.get("steps", 3), time.monotonic()
-        for step in range(1, steps + 1):
+        for step in range(self.after + 1, steps + 1):
             await asyncio.sleep(self.script.get("step_seconds", 0.0))
             if self.cancelled.is_set() and not self.script.get("deaf"):
                 self.report(cancelled=tr.CancelledEvent())
@@ -73,9 +83,11 @@ class Worker:
                 digest = self.blobs.put(f"picture {step}".encode())
                 self.report(sample=tr.SampleEvent(step=step, prompt="an apple", sha256=digest, width=64, height=64))
             if step in self.script.get("checkpoints", ()):
-                saved = tr.Checkpoint(step=step, size_bytes=7, smoothed_loss=1 / step)
-                saved.created_at.GetCurrentTime()
-                self.report(checkpoint=pb.StoredCheckpoint(checkpoint=saved, files=self.files()))
+                self.checkpoint(step)
+            if self.pausing.is_set() and step < steps:
+                self.checkpoint(step)
+                self.report(paused=tr.PausedEvent())
+                return
             if step == self.script.get("die_at"):
                 while self.acked < len(self.reports):  # noqa: ASYNC110  # a few times in one test
                     await asyncio.sleep(0.01)
@@ -115,12 +127,16 @@ class Worker:
                         case "assignment":
                             assert response.assignment.base_models, "the base model comes with the assignment"
                             self.acked = response.assignment.last_report
+                            if not self.reports and response.assignment.checkpoints:
+                                self.after = response.assignment.checkpoints[0].checkpoint.step
                             self.assigned.set()
                             sender = asyncio.create_task(send(self.acked))
                         case "ack":
                             self.acked = response.ack.number
                         case "cancel":
                             self.cancelled.set()
+                        case "pause":
+                            self.pausing.set()
             finally:
                 if sender:
                     sender.cancel()
@@ -128,7 +144,7 @@ class Worker:
 
     def over(self) -> bool:
         last = self.reports[-1].WhichOneof("report") if self.reports else ""
-        return last in ("trained", "failed", "cancelled") and self.acked >= len(self.reports)
+        return last in ("trained", "failed", "cancelled", "paused") and self.acked >= len(self.reports)
 
     async def talk(self) -> None:
         deadline = time.monotonic() + GIVE_UP_SECONDS

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import psutil
 from atelier.catalog.v1 import catalog_service_pb2 as catalog_pb2
 from atelier.catalog.v1 import model_pb2
 from atelier.trainer.v1 import trainer_service_pb2 as pb
@@ -131,12 +133,30 @@ class Client:
                 return response.event
         raise AssertionError(f"job {job_id} ended without an event {kind}: {await self.get(job_id)}")
 
+    async def reaches(self, job_id: str, status: tr.JobStatus.ValueType) -> tr.TrainingJob:
+        """The job once it has this status."""
+        async with asyncio.timeout(30):
+            while (job := await self.get(job_id)).status != status:  # noqa: ASYNC110  # no watch here
+                await asyncio.sleep(0.05)
+        return job
+
     async def ended(self, job_id: str, seconds: float = 30) -> tr.TrainingJob:
         """The job once it has ended, asked for again and again: a watch of its own might hide what is tested."""
         async with asyncio.timeout(seconds):
             while (job := await self.get(job_id)).status not in ENDS:  # noqa: ASYNC110  # no watch here
                 await asyncio.sleep(0.05)
         return job
+
+
+def workers_of(job_id: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.environ().get("ATELIER_WORKER_JOB_ID") == job_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
 
 
 @asynccontextmanager
@@ -168,3 +188,46 @@ async def trainer(given: TrainerSettings, known: Known, *, store_type: type[Stor
         client_of(server.address, known) as client,
     ):
         yield client
+
+
+class Process:
+    """A Trainer process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+        self.process = process
+        self.address = address
+
+    async def kill(self) -> None:
+        """No goodbye, no clean-up: as when the power goes."""
+        self.process.kill()
+        await self.process.wait()
+
+
+@asynccontextmanager
+async def trainer_process(
+    given: TrainerSettings, folder: Path, *, crash_at: str = "", real: bool = False
+) -> AsyncIterator[Process]:
+    """A Trainer in a process of its own; see run_trainer.py for `crash_at`. `real`: with real workers."""
+    note = folder / f"address-{time.monotonic_ns()}"
+    environment = {
+        **os.environ,
+        "CRASH_AT": crash_at,
+        "REAL_WORKER": "1" if real else "",
+        "ATELIER_TRAINER_ANNOUNCE_FILE": str(note),
+    }
+    for name in ("data_dir", "blob_url"):
+        environment[f"ATELIER_{name.upper()}"] = str(getattr(given, name))
+    for name in ("listen", "catalog_address", "poll_seconds", "lease_seconds", "stop_grace_seconds", "replica"):
+        environment[f"ATELIER_TRAINER_{name.upper()}"] = str(getattr(given, name))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.trainer.run_trainer", env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(30):
+            while not note.exists():  # noqa: ASYNC110  # another process makes it
+                await asyncio.sleep(0.02)
+        yield Process(process, note.read_text())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,4 +1,4 @@
-"""A Trainer in a process of its own with fake workers, so that it can really be killed.
+"""A Trainer in a process of its own, so that it can really be killed; with fake workers unless REAL_WORKER is set.
 
 CRASH_AT names where it dies: `trained` (the weights are stored, nothing is registered), `registered` (the Catalog has
 the model, the Trainer has not noted it) or `completed` (noted, and nobody told).
@@ -10,11 +10,12 @@ from typing import Any
 
 from services.common.server import announce
 from services.trainer import domain
-from services.trainer.__main__ import serving
+from services.trainer.__main__ import WORKER, serving
 from services.trainer.config import TrainerSettings
 from services.trainer.store import Store
 from tests.trainer.house import FAKE_WORKER
 
+COMMAND = WORKER if os.environ.get("REAL_WORKER") else FAKE_WORKER
 CRASH_AT = os.environ.get("CRASH_AT", "")
 
 
@@ -41,7 +42,7 @@ class CrashingStore(Store):
 
 async def main() -> None:
     settings = TrainerSettings()
-    async with serving(settings, worker_command=FAKE_WORKER, store_type=CrashingStore) as server:
+    async with serving(settings, worker_command=COMMAND, store_type=CrashingStore) as server:
         assert settings.announce_file is not None
         announce(settings.announce_file, server.address)
         await asyncio.Event().wait()

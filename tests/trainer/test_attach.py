@@ -97,9 +97,14 @@ async def test_a_job_that_does_not_run_has_no_worker(store: Store) -> None:
     desk, id = desk_of(store), await running(store)
     with pytest.raises(NotFound):
         await answers(desk.workers.attach("f0000000-0000-4000-8000-000000000000", TOKEN, said()))
-    await store.end_attempt(id, TOKEN, domain.Failure("WORKER_LOST", "gone"))
+    failure = domain.Failure("OUT_OF_MEMORY", "no")
+    await store.append_reports(id, TOKEN, first=1, reports=[failure], lease_seconds=60)
     with pytest.raises(FailedPrecondition, match="failed"):
         await answers(desk.workers.attach(id, TOKEN, said()))
+    lost = await running(store)
+    await store.end_attempt(lost, TOKEN, domain.Failure("WORKER_LOST", "gone"))
+    with pytest.raises(PermissionDenied):  # the job is queued again, and will have another token
+        await answers(desk.workers.attach(lost, TOKEN, said()))
 
 
 async def test_a_worker_whose_job_was_ended_meanwhile_is_told(store: Store) -> None:

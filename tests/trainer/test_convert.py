@@ -73,6 +73,7 @@ def test_every_event_has_its_place_in_the_proto(kind: type) -> None:
         domain.Done: domain.Done(1, "x"),
         domain.Failure: domain.Failure("R", "m"),
         domain.Cancelled: domain.Cancelled(),
+        domain.Paused: domain.Paused(),
     }
     event = convert.event_to_proto(domain.Event(7, datetime.now(UTC), made[kind]))
     assert event.sequence == 7

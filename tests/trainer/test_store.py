@@ -229,25 +229,113 @@ async def test_a_registering_job_is_too_late_to_cancel(store: Store) -> None:
     assert await store.request_cancel(job.id) is None
 
 
-@pytest.mark.parametrize(("asked", "status"), [(False, JobStatus.FAILED), (True, JobStatus.CANCELLED)])
-async def test_a_lost_worker_fails_its_job_unless_it_was_cancelled(
-    store: Store, asked: bool, status: JobStatus
+LOST = domain.Failure("WORKER_LOST", "the worker ended with exit code -9")
+
+
+async def lose(store: Store, job: domain.Job) -> domain.Job:
+    """The job after its next worker is lost."""
+    await store.claim(owner="here", token=TOKEN, lease_seconds=60)
+    ended = await store.end_attempt(job.id, TOKEN, LOST)
+    assert ended is not None
+    return ended.job
+
+
+@pytest.mark.parametrize("wish", ["none", "pause", "cancel"])
+async def test_a_job_whose_worker_is_lost_is_queued_again_unless_something_else_was_wished(
+    store: Store, wish: str
 ) -> None:
     job = await running(store)
-    if asked:
-        await store.request_cancel(job.id)
-    lost = domain.Failure("WORKER_LOST", "the worker ended with exit code -9")
-    assert await store.end_attempt(job.id, "another", lost) is None
-    ended = await store.end_attempt(job.id, TOKEN, lost, [log("Segmentation fault")])
+    match wish:
+        case "pause":
+            await store.request_pause(job.id)
+        case "cancel":
+            await store.request_cancel(job.id)
+    assert await store.end_attempt(job.id, "another", LOST) is None
+    ended = await store.end_attempt(job.id, TOKEN, LOST, [log("Segmentation fault")])
     assert ended is not None
-    assert ended.job.status is status
-    assert (await bodies(store, job.id))[-2] == log("Segmentation fault")
-    assert await store.end_attempt(job.id, TOKEN, lost) is None
+    wanted = {"none": JobStatus.QUEUED, "pause": JobStatus.PAUSED, "cancel": JobStatus.CANCELLED}
+    assert ended.job.status is wanted[wish]
+    assert log("Segmentation fault") in await bodies(store, job.id)
+    assert await store.end_attempt(job.id, TOKEN, LOST) is None
+
+
+async def test_a_job_that_loses_three_workers_without_a_checkpoint_has_failed(store: Store) -> None:
+    job = await queued(store)
+    saved = domain.Checkpoint(3, 7, datetime.now(UTC), 0.5)
+    assert [(await lose(store, job)).status for _ in range(2)] == [JobStatus.QUEUED] * 2
+    await store.claim(owner="here", token=TOKEN, lease_seconds=60)
+    await report(store, job, 1, saved)
+    await store.end_attempt(job.id, TOKEN, LOST)
+    assert (await store.get(job.id)).losses == 1, "a checkpoint is a beginning"
+    assert [(await lose(store, job)).status for _ in range(2)] == [JobStatus.QUEUED, JobStatus.FAILED]
+    assert (await store.get(job.id)).failure == LOST
+
+
+async def test_a_retry_queues_a_job_that_has_failed_or_was_cancelled_and_forgets_why(store: Store) -> None:
+    failed, cancelled = await running(store), await queued(store)
+    await report(store, failed, 1, domain.Failure("OUT_OF_MEMORY", "no memory left"))
+    await store.request_cancel(cancelled.id)
+    for job in (failed, cancelled):
+        retried = await store.queue(job.id, since=(JobStatus.FAILED, JobStatus.CANCELLED))
+        assert retried is not None
+        again = retried.job
+        assert (again.status, again.failure, again.finished_at) == (JobStatus.QUEUED, None, None)
+        assert again.cancel_requested_at is None
+        assert await store.register_again(job.id) is None
+
+
+async def test_a_model_that_was_trained_is_registered_again_and_not_trained_again(store: Store) -> None:
+    job = await running(store)
+    await report(store, job, 1, trained())
+    await store.fail_registration(job.id, domain.Failure("REGISTRATION_FAILED", "the Catalog is away"))
+    assert await store.queue(job.id, since=(JobStatus.FAILED,)) is None
+    again = await store.register_again(job.id)
+    assert again is not None
+    assert (again.job.status, again.job.stage) == (JobStatus.RUNNING, domain.Stage.REGISTERING)
+    assert [late.id for late in await store.expired()] == [job.id], "any replica may take it"
+
+
+async def test_a_higher_priority_comes_first_and_places_are_told(store: Store) -> None:
+    first, second, third = [await queued(store) for _ in range(3)]
+    await store.prioritize(third.id, 5)
+    await store.prioritize(first.id, -1)
+    places = {job.id: (await store.get(job.id)).queue_position for job in (first, second, third)}
+    assert places == {third.id: 1, second.id: 2, first.id: 3}
+    told = {moved.job.id: moved.events[-1].body for moved in await store.renumber_queue()}
+    assert told == {third.id: domain.Queued(1), first.id: domain.Queued(3)}
+    claimed = await store.claim(owner="here", token=TOKEN, lease_seconds=60)
+    assert claimed is not None
+    assert claimed.job.id == third.id
+
+
+async def test_a_pause_takes_a_job_out_of_the_queue_and_is_a_wish_for_one_in_training(store: Store) -> None:
+    waiting, training = await queued(store), await queued(store)
+    await store.prioritize(training.id, 1)
+    await store.claim(owner="here", token=TOKEN, lease_seconds=60)
+    paused = await store.request_pause(waiting.id)
+    assert paused is not None
+    assert paused.job.status is JobStatus.PAUSED
+    asked = await store.request_pause(training.id)
+    assert asked is not None
+    assert asked.job.status is JobStatus.RUNNING
+    assert await store.withdraw_pause(training.id) is not None
+    await report(store, training, 1, domain.Paused())
+    assert (await store.get(training.id)).status is JobStatus.QUEUED, "its pause was withdrawn"
+    assert await store.delete(waiting.id)
+
+
+async def test_a_cancel_after_a_pause_wins(store: Store) -> None:
+    job = await running(store)
+    await store.request_pause(job.id)
+    await store.request_cancel(job.id)
+    await report(store, job, 1, domain.Paused())
+    assert (await store.get(job.id)).status is JobStatus.CANCELLED
+    assert (await bodies(store, job.id))[-1] == domain.Cancelled()
 
 
 async def test_a_job_taken_back_waits_at_its_old_place(store: Store) -> None:
     first, second = await running(store), await queued(store)
-    moved = await store.requeue(first.id, TOKEN, "the Trainer stops")
+    moved = await store.requeue(first.id, TOKEN)
     assert moved is not None
     assert [(await store.get(job.id)).queue_position for job in (first, second)] == [1, 2]
     await bodies(store, first.id)

@@ -1,6 +1,8 @@
 """A job from its order to its model, with a real Trainer, a real Catalog and a worker in a process of its own."""
 
 import asyncio
+import hashlib
+import itertools
 import math
 import os
 import signal
@@ -9,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 import grpc
-import psutil
 import pytest
 from atelier.catalog.v1 import catalog_service_pb2 as catalog_pb2
 from atelier.catalog.v1 import model_pb2
@@ -17,11 +18,12 @@ from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.trainer.v1 import trainer_service_pb2 as pb
 from atelier.trainer.v1 import training_pb2 as tr
 
+from services.common.blobs import BlobStore
 from services.common.clients import open_channel
 from services.common.status import error_from_rpc
 from services.trainer.config import TrainerSettings
 from tests.trainer.conftest import RunningCatalog
-from tests.trainer.house import Client, script, trainer
+from tests.trainer.house import Client, script, trainer, workers_of
 
 
 def kinds(events: list[tr.TrainingEvent]) -> list[str]:
@@ -240,7 +242,7 @@ async def test_a_failed_job_keeps_its_reason_and_its_log(client: Client, monkeyp
 async def test_a_worker_that_crashes_leaves_its_last_words(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, crash="the pipeline is broken")
     job = await client.ended((await client.create()).id)
-    assert (job.status, job.failure.reason) == (tr.JOB_STATUS_FAILED, "WORKER_LOST")
+    assert (job.status, job.failure.reason) == (tr.JOB_STATUS_FAILED, "WORKER_LOST"), "after three tries"
     assert "exit code 3" in job.failure.message
     assert "the pipeline is broken" in job.failure.message
     logs = [event.log.message for event in await client.events(job.id) if event.HasField("log")]
@@ -332,14 +334,83 @@ async def test_only_jobs_at_rest_are_deleted(client: Client, monkeypatch: pytest
     assert (await refusal(client.get(job.id))).id == job.id
 
 
-async def test_a_worker_stopped_from_outside_does_not_end_its_job(
+async def test_a_job_whose_worker_is_killed_goes_on_from_its_last_checkpoint(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(monkeypatch, steps=30, step_seconds=0.1)
+    script(monkeypatch, steps=30, step_seconds=0.1, checkpoints=[2, 4])
+    job = await client.create()
+    await client.until(job.id, "checkpoint")
+    os.kill(workers_of(job.id)[0].pid, signal.SIGKILL)
+    assert (await client.ended(job.id)).status == tr.JOB_STATUS_COMPLETED
+    events = await client.events(job.id)
+    steps = [event.step.step for event in events if event.HasField("step")]
+    begun_again = [step for before, step in itertools.pairwise(steps) if step <= before]
+    assert len(begun_again) <= 1
+    assert set(begun_again) <= {3, 4, 5}
+    points = (await client.stub.ListMetrics(pb.ListMetricsRequest(job_id=job.id))).points
+    assert [point.step for point in points] == list(range(1, 31)), "the curve has each step once"
+
+
+async def paused(client: Client, job_id: str) -> tr.TrainingJob:
+    await client.stub.PauseTrainingJob(pb.PauseTrainingJobRequest(job_id=job_id))
+    return await client.reaches(job_id, tr.JOB_STATUS_PAUSED)
+
+
+async def test_a_running_job_is_paused_behind_a_checkpoint_and_goes_on_from_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, steps=20, step_seconds=0.05)
     job = await client.create()
     await client.until(job.id, "step")
-    os.kill(workers_of(job.id)[0].pid, signal.SIGKILL)
-    assert (await client.ended(job.id)).failure.reason == "WORKER_LOST"
+    stood = await paused(client, job.id)
+    assert await paused(client, job.id) == stood, "again changes nothing"
+    assert (await refusal(client.stub.StartTrainingJob(pb.StartTrainingJobRequest(job_id=job.id)))).reason == (
+        "JOB_PAUSED"
+    )
+    following = await client.ended((await client.create()).id)
+    assert following.status == tr.JOB_STATUS_COMPLETED, "a paused job holds up nobody"
+    await client.stub.ResumeTrainingJob(pb.ResumeTrainingJobRequest(job_id=job.id))
+    assert (await client.ended(job.id)).status == tr.JOB_STATUS_COMPLETED
+    events = await client.events(job.id)
+    assert [event.step.step for event in events if event.HasField("step")] == list(range(1, 21))
+    assert [event.WhichOneof("event") for event in events].count("paused") == 1
+    error = await refusal(client.stub.ResumeTrainingJob(pb.ResumeTrainingJobRequest(job_id=job.id)))
+    assert error.reason == "JOB_NOT_PAUSED"
+
+
+async def test_a_failed_job_is_tried_again_from_its_last_checkpoint(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, steps=6, checkpoints=[2], fail_at=4)
+    job = await client.create()
+    assert (await client.ended(job.id)).status == tr.JOB_STATUS_FAILED
+    script(monkeypatch, steps=6)
+    retried = (await client.stub.RetryTrainingJob(pb.RetryTrainingJobRequest(job_id=job.id))).job
+    assert retried.status in (tr.JOB_STATUS_QUEUED, tr.JOB_STATUS_RUNNING)
+    assert not retried.HasField("failure")
+    assert (await client.ended(job.id)).status == tr.JOB_STATUS_COMPLETED
+    steps = [event.step.step for event in await client.events(job.id) if event.HasField("step")]
+    assert steps == [1, 2, 3, 4, 3, 4, 5, 6]
+    error = await refusal(client.stub.RetryTrainingJob(pb.RetryTrainingJobRequest(job_id=job.id)))
+    assert error.reason == "JOB_NOT_FAILED"
+
+
+async def test_states_go_when_a_job_completes_or_is_deleted(
+    client: Client, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, steps=4, checkpoints=[2], fail_at=3)
+    failed = await client.create()
+    await client.ended(failed.id)
+    state = fake_state(failed.id, 2)
+    assert blobs.exists(state)
+    await client.stub.DeleteTrainingJob(pb.DeleteTrainingJobRequest(job_id=failed.id))
+    assert not blobs.exists(state)
+    script(monkeypatch, steps=4, checkpoints=[2])
+    completed = await client.create()
+    await client.ended(completed.id)
+    async with asyncio.timeout(10):
+        while blobs.exists(fake_state(completed.id, 2)):  # noqa: ASYNC110  # after the last event
+            await asyncio.sleep(0.05)
 
 
 async def test_capabilities_say_what_can_be_asked_for(client: Client) -> None:
@@ -353,12 +424,6 @@ async def test_capabilities_say_what_can_be_asked_for(client: Client) -> None:
         assert error.reason == "DEVICE_UNAVAILABLE"
 
 
-def workers_of(job_id: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.environ().get("ATELIER_WORKER_JOB_ID") == job_id and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
+def fake_state(job_id: str, step: int) -> str:
+    """The digest of what fake_worker.py leaves as a state."""
+    return hashlib.sha256(f"{job_id} {step}".encode()).hexdigest()

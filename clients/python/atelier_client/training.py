@@ -91,8 +91,34 @@ class Training:
         """Ends a job within one step. Raises NotFound, FailedPrecondition when it has completed or failed."""
         return self._trainer.call(self._stub.CancelTrainingJob, pb.CancelTrainingJobRequest(job_id=job_id)).job
 
+    def pause(self, job_id: str) -> TrainingJob:
+        """Has a running job stop behind a checkpoint, soon after; takes a queued one out of the queue.
+
+        Raises NotFound, FailedPrecondition when it is pending or has ended.
+        """
+        return self._trainer.call(self._stub.PauseTrainingJob, pb.PauseTrainingJobRequest(job_id=job_id)).job
+
+    def resume(self, job_id: str) -> TrainingJob:
+        """Queues a paused job, which goes on as if it had never stopped. Raises NotFound, FailedPrecondition."""
+        return self._trainer.call(self._stub.ResumeTrainingJob, pb.ResumeTrainingJobRequest(job_id=job_id)).job
+
+    def retry(self, job_id: str) -> TrainingJob:
+        """Queues a failed or cancelled job again, to go on from its last checkpoint.
+
+        Raises NotFound, FailedPrecondition when it has neither failed nor was it cancelled.
+        """
+        return self._trainer.call(self._stub.RetryTrainingJob, pb.RetryTrainingJobRequest(job_id=job_id)).job
+
+    def prioritize(self, job_id: str, priority: int) -> TrainingJob:
+        """Changes a job's place in the queue: a higher priority comes first; jobs begin with 0.
+
+        Raises NotFound, InvalidArgument, FailedPrecondition when it has ended.
+        """
+        request = pb.PrioritizeTrainingJobRequest(job_id=job_id, priority=priority)
+        return self._trainer.call(self._stub.PrioritizeTrainingJob, request).job
+
     def delete(self, job_id: str) -> None:
-        """Deletes an ended or pending job; its model stays. Raises NotFound, FailedPrecondition."""
+        """Deletes an ended, pending or paused job; its model stays. Raises NotFound, FailedPrecondition."""
         self._trainer.call(self._stub.DeleteTrainingJob, pb.DeleteTrainingJobRequest(job_id=job_id), attempts=1)
 
     def watch(
@@ -111,7 +137,8 @@ class Training:
 
         for event in self._resumed(job_id, open_stream, after_sequence, patience_seconds):
             yield event
-            if event.WhichOneof("event") in LAST_EVENTS:
+            # A job that was tried again has gone on after its first end.
+            if event.WhichOneof("event") in LAST_EVENTS and self.get(job_id).last_sequence == event.sequence:
                 return
 
     def wait(self, job_id: str) -> TrainingJob:

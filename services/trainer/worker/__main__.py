@@ -5,9 +5,10 @@ torch and its kin take seconds to import, so the Trainer is told first that the 
 """
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from services.common.blobs import open_blobs
 from services.common.telemetry import configure_logging, get_logger
@@ -20,7 +21,8 @@ from services.trainer.worker.failures import failure_of
 DONE, FAILED, NOT_WANTED = 0, 1, 3
 
 
-def main() -> int:
+def main(on_link: Callable[[TrainerLink], object] = lambda link: None) -> int:
+    """`on_link` sees the link before it is used."""
     configure_logging()
     log = get_logger("trainer-worker")
     settings = WorkerSettings()
@@ -30,6 +32,7 @@ def main() -> int:
         token=settings.token,
         patience_seconds=settings.patience_seconds,
     )
+    on_link(link)
     try:
         code = work(link, settings)
         link.close()
@@ -44,7 +47,7 @@ def work(link: TrainerLink, settings: WorkerSettings) -> int:
     assigned = link.attach()
     try:
         link.report(Loading(LoadingStage.STARTING_WORKER))
-        told_to_stop = _follow(link, _reports(assignment_from_proto(assigned), settings))
+        told_to_stop = _follow(link, _reports(assignment_from_proto(assigned), settings, lambda: link.pausing))
     except (Detached, TrainerLost):
         raise
     except BaseException as error:
@@ -67,7 +70,7 @@ def _follow(link: TrainerLink, reports: Iterator[Report | None]) -> bool:
     return False
 
 
-def _reports(assignment: Assignment, settings: WorkerSettings) -> Iterator[Report | None]:
+def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable[[], bool]) -> Iterator[Report | None]:
     from services.trainer.worker.job import run_job
     from services.trainer.worker.manifest import read_manifest
     from services.trainer.worker.prepare import Places
@@ -81,10 +84,11 @@ def _reports(assignment: Assignment, settings: WorkerSettings) -> Iterator[Repor
         weights_dir=settings.weights_dir,
     )
     items = read_manifest(settings.catalog_address, assignment.snapshot_digest)
-    yield from run_job(assignment, items, places)
+    yield from run_job(assignment, items, places, pausing)
 
 
 if __name__ == "__main__":
     # What is fetched is fetched on purpose; loading a folder asks nobody.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main())
+    # Stopped from outside, it leaves a checkpoint behind, as when it is paused.
+    sys.exit(main(lambda link: signal.signal(signal.SIGTERM, lambda *_: link.pause())))

@@ -13,11 +13,12 @@ from services.trainer.convert import (
     METHODS,
     STAGES,
     backwards,
-    checkpoint_to_proto,
     config_from_proto,
     failure_to_proto,
     files_to_proto,
     progress_to_proto,
+    stored_checkpoint_from_proto,
+    stored_checkpoint_to_proto,
 )
 
 
@@ -43,6 +44,8 @@ class Assignment:
     config: domain.TrainingConfig
     snapshot_digest: str
     bases: tuple[BaseModel, ...]
+    checkpoints: tuple[domain.Checkpoint, ...] = ()
+    """What earlier attempts left, newest first."""
 
 
 def assignment_from_proto(message: worker_service_pb2.JobAssignment) -> Assignment:
@@ -56,6 +59,7 @@ def assignment_from_proto(message: worker_service_pb2.JobAssignment) -> Assignme
         config=config_from_proto(job.config),
         snapshot_digest=job.snapshot_digest,
         bases=tuple(_base_from_proto(model) for model in message.base_models),
+        checkpoints=tuple(stored_checkpoint_from_proto(each) for each in message.checkpoints),
     )
 
 
@@ -93,11 +97,7 @@ def report_to_proto(report: domain.Report, number: int) -> worker_service_pb2.Wo
                 )
             )
         case domain.Checkpoint():
-            message.checkpoint.CopyFrom(
-                worker_service_pb2.StoredCheckpoint(
-                    checkpoint=checkpoint_to_proto(report), files=files_to_proto(report.files)
-                )
-            )
+            message.checkpoint.CopyFrom(stored_checkpoint_to_proto(report))
         case domain.Log():
             message.log.CopyFrom(training_pb2.LogEvent(level=LEVELS[report.level], message=report.message))
         case domain.Trained():
@@ -112,4 +112,6 @@ def report_to_proto(report: domain.Report, number: int) -> worker_service_pb2.Wo
             message.failed.CopyFrom(failure_to_proto(report))
         case domain.Cancelled():
             message.cancelled.SetInParent()
+        case domain.Paused():
+            message.paused.SetInParent()
     return message

@@ -76,6 +76,7 @@ class TrainerLink:
         self._failure: AtelierError | None = None
         self._closing = False
         self._cancelled = threading.Event()
+        self._paused = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="trainer-link", daemon=True)
 
     def attach(self) -> messages.JobAssignment:
@@ -92,6 +93,15 @@ class TrainerLink:
     def cancelled(self) -> bool:
         """True once the Trainer has told the worker to stop."""
         return self._cancelled.is_set()
+
+    @property
+    def pausing(self) -> bool:
+        """True once the worker shall stop behind a checkpoint: the Trainer said so, or `pause` was called."""
+        return self._paused.is_set()
+
+    def pause(self) -> None:
+        """As if the Trainer had said it; safe in a signal handler."""
+        self._paused.set()
 
     def report(self, report: Report) -> None:
         """Hands a report over; blocks only while the buffer is full and the job goes on. Raises Detached or TrainerLost
@@ -173,6 +183,8 @@ class TrainerLink:
                 self._acknowledge(response.ack.number)
             case "cancel":
                 self._cancelled.set()
+            case "pause":
+                self._paused.set()
 
     def _acknowledge(self, number: int) -> None:
         """Forgets the reports up to `number`: they are stored."""

@@ -1,6 +1,6 @@
 """The training loop: denoising score matching in latent space (Ho et al. 2020, Rombach et al. 2022)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from services.trainer.worker.methods import Trainee
 from services.trainer.worker.objective import NoiseSchedule
 from services.trainer.worker.plan import Plan
 from services.trainer.worker.seeds import derive_seed
+from services.trainer.worker.state import Learner
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ class Batch:
 
 def train(
     trainee: Trainee,
+    learner: Learner,
     pictures: TrainingSet,
     schedule: NoiseSchedule,
     config: TrainingConfig,
@@ -41,8 +43,10 @@ def train(
     accelerator: "Accelerator",
     meter: Meter,
     settle_at: Callable[[int], bool] = lambda step: False,
+    after: int = 0,
 ) -> Iterator[Progress | None]:
-    """Trains, yielding after every optimizer step the progress that is known by then, or None.
+    """Trains on after step `after`, where the learner stands, yielding after every optimizer step the progress that is
+    known by then, or None.
 
     On an accelerator numbers are read some steps at a time, so that it never waits; after the steps that `settle_at`
     names, and after the last, all of it is yielded before the next step begins, and the model stands exactly there.
@@ -50,17 +54,10 @@ def train(
     """
     import torch
 
-    # A LoRA is hundreds of small tensors. As views of one, they are clipped, updated and cleared in one go. A whole
-    # model has too many weights to hold their gradients while there are none.
-    parameters = [as_one(trainee.parameters)] if trainee.is_lora else trainee.parameters
-    optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-        parameters, lr=plan.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    if accelerator.scaler is not None:  # its wrapper costs most of a millisecond a step; only fp16's scaling needs it
-        optimizer = accelerator.prepare_optimizer(optimizer)
+    parameters, optimizer = learner.parameters, learner.optimizer
     max_norm = config.max_grad_norm or float("inf")
     trainee.set_mode(training=True)
-    for step in range(1, plan.total_steps + 1):
+    for step in range(after + 1, plan.total_steps + 1):
         meter.begin_step()
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step)
@@ -78,18 +75,6 @@ def train(
             yield from meter.settle()
         else:
             yield None
-
-
-def as_one(parameters: "Sequence[torch.nn.Parameter]") -> "torch.nn.Parameter":
-    """A flat parameter of which all `parameters` (one dtype, one device) become views, and their gradients too."""
-    import torch
-
-    whole = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
-    whole.grad = torch.zeros_like(whole)
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, data, grad in zip(parameters, whole.data.split(sizes), whole.grad.split(sizes), strict=True):
-        parameter.data, parameter.grad = data.view(parameter.shape), grad.view(parameter.shape)
-    return whole
 
 
 def batch_loss(trainee: Trainee, pictures: TrainingSet, batch: Batch) -> "torch.Tensor":

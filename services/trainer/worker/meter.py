@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from services.common.errors import FailedPrecondition
-from services.trainer.domain import Progress
+from services.trainer.domain import Checkpoint, Progress
 from services.trainer.worker.plan import Plan
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Pending(NamedTuple):
 
 class Meter:
     """Of one training run. `memory` gives bytes in use; `overflow_is_skipped` says that a gradient scaler leaves out
-    steps whose gradients overflow, so that such a norm is no failure."""
+    steps whose gradients overflow, so that such a norm is no failure. `since` is the checkpoint of an earlier attempt:
+    its time and its smoothed loss are gone on from."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Meter:
         *,
         memory: Callable[[], int],
         overflow_is_skipped: bool = False,
+        since: Checkpoint | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
@@ -54,9 +56,12 @@ class Meter:
         self._pending: list[Pending] = []
         self._began = self._settled = self._step_began = clock()
         self._busy = 0.0
-        self._window: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])  # busy seconds, steps and images so far
+        self._window: deque[tuple[float, int, int]] = deque(
+            [(0.0, since.step if since else 0, 0)]
+        )  # busy seconds, steps and images so far
         self._images = 0
-        self._smoothed = 0.0
+        self._smoothed = since.smoothed_loss * (1 - SMOOTHING**since.step) if since else 0.0
+        self._elapsed_before = since.elapsed_millis if since else 0
 
     def begin_step(self) -> None:
         self._step_began = self._clock()
@@ -113,7 +118,7 @@ class Meter:
             smoothed_loss=self._smoothed / (1 - SMOOTHING**step),
             learning_rate=plan.learning_rate_at(step),
             images_per_second=(self._images - first_images) / seconds,
-            elapsed_millis=round(entry.elapsed * 1000),
+            elapsed_millis=self._elapsed_before + round(entry.elapsed * 1000),
             remaining_millis=round((plan.total_steps - step) * seconds / (step - first_step) * 1000),
             memory_bytes=memory,
             grad_norm=grad_norm,

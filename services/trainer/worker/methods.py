@@ -165,7 +165,7 @@ def save_weights(trainee: Trainee, folder: Path, record: Mapping[str, str]) -> l
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
         if path.suffix == ".safetensors":
-            _sort_header(path)
+            sort_header(path)
     return [path.relative_to(folder) for path in paths]
 
 
@@ -194,7 +194,7 @@ def _save_text_encoder(text_encoder: "torch.nn.Module", folder: Path, record: Ma
     )
 
 
-def _sort_header(file: Path) -> None:
+def sort_header(file: Path) -> None:
     """Puts the header's record in order, in place: safetensors writes it in a random one, and equal trainings shall
     give equal bytes. The header is its length in 8 bytes, then JSON, which may end in spaces."""
     with file.open("r+b") as stream:

@@ -16,6 +16,7 @@ from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee, make_trainee
 from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import make_plan
+from services.trainer.worker.state import make_learner
 from tests.tiny import SIDE, make_tiny_pipeline
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def run(
     plan = make_plan(config, pictures.num_images)
     steps = train(
         trainee,
+        make_learner(trainee, config, plan, accelerator),
         pictures,
         schedule_of(components.scheduler_config),
         config,

@@ -1,8 +1,9 @@
 """Whole jobs in this process: what they report, what they leave in the blob store, and how they end."""
 
 import io
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,23 +25,30 @@ from services.trainer.domain import (
     DreamBoothConfig,
     Loading,
     LoadingStage,
+    Log,
     LoraConfig,
     Method,
+    Paused,
     Precision,
     Progress,
     Report,
     Sample,
     SampleConfig,
+    Schedule,
     Trained,
     TrainingConfig,
 )
 from services.trainer.worker.assignment import Assignment, BaseModel
+from services.trainer.worker.checkpoint import Pace
 from services.trainer.worker.data import Item
 from services.trainer.worker.job import run_job
 from services.trainer.worker.prepare import Places
 from tests.trainer.worker.conftest import CAPTIONS, make_config
 
 pytestmark = pytest.mark.usefixtures("accelerator")
+
+
+JOB_ID = "0f0e0d0c-1111-2222-3333-444455556666"
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,17 @@ class House:
     base: BaseModel
     items: tuple[Item, ...]
 
-    def run(self, config: TrainingConfig, method: Method = Method.LORA) -> Iterator[Report | None]:
-        assignment = Assignment("0f0e0d0c-1111-2222-3333-444455556666", method, config, "ab" * 32, (self.base,))
-        return run_job(assignment, self.items, self.places)
+    def run(
+        self,
+        config: TrainingConfig,
+        method: Method = Method.LORA,
+        *,
+        checkpoints: Sequence[Checkpoint] = (),
+        pausing: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Report | None]:
+        """`checkpoints` of earlier attempts, newest first."""
+        assignment = Assignment(JOB_ID, method, config, "ab" * 32, (self.base,), tuple(checkpoints))
+        return run_job(assignment, self.items, self.places, pausing)
 
     def reports(self, config: TrainingConfig, method: Method = Method.LORA) -> list[Report]:
         return [report for report in self.run(config, method) if report is not None]
@@ -116,6 +132,120 @@ def test_the_same_job_gives_the_same_bytes_with_or_without_samples_and_checkpoin
     image = next(report for report in busy if isinstance(report, Sample))
     with Image.open(house.places.blobs.path(image.sha256)) as png:
         assert (png.format, png.size) == ("PNG", (image.width, image.height)) == ("PNG", (32, 32))
+
+
+RESUMABLE = {
+    "lora": (Method.LORA, {"random_flip": True, "caption_dropout": 0.2, "lora": LoraConfig(rank=2, dropout=0.1)}),
+    "text encoder too": (Method.LORA, {"train_text_encoder": True, "gradient_accumulation_steps": 2}),
+    "full": (Method.FULL, {"schedule": Schedule.COSINE, "warmup_steps": 2}),
+    "dreambooth": (
+        Method.DREAMBOOTH,
+        {"dreambooth": DreamBoothConfig("a sks dog", "a dog", prior_preservation=True, num_class_images=2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_training_that_goes_on_from_a_checkpoint_ends_with_the_same_bytes(house: House, name: str) -> None:
+    method, options = RESUMABLE[name]
+    config = make_config(epochs=3, checkpoints=CheckpointConfig(interval_steps=2), **options)
+    undisturbed = house.reports(config, method)
+    checkpoints = [report for report in undisturbed if isinstance(report, Checkpoint)]
+    for cut, saved in enumerate(checkpoints):
+        # As after a SIGKILL behind this checkpoint: all that is known of the attempt is what it left.
+        made = (report for report in house.run(config, method) if isinstance(report, Checkpoint))
+        before = list(itertools.islice(made, cut + 1))
+        made.close()
+        assert before[-1].state == saved.state, "states are bytes for bytes the same, too"
+        resumed = [each for each in house.run(config, method, checkpoints=before[::-1]) if each is not None]
+        steps = [report.step for report in resumed if isinstance(report, Progress)]
+        assert steps == list(range(saved.step + 1, last(undisturbed).step + 1))
+        assert digests(last(resumed)) == digests(last(undisturbed))
+        smoothed = [report.smoothed_loss for report in undisturbed if isinstance(report, Progress)]
+        assert [report.smoothed_loss for report in resumed if isinstance(report, Progress)] == pytest.approx(
+            smoothed[saved.step :]
+        )
+
+
+@pytest.mark.parametrize("harm", ["flip a bit", "cut in half", "delete", "another job's"])
+def test_a_damaged_state_is_passed_over_for_the_one_before_and_said_so(house: House, harm: str) -> None:
+    config = make_config(epochs=3, checkpoints=CheckpointConfig(interval_steps=2))
+    undisturbed = house.reports(config)
+    older, newer = [report for report in undisturbed if isinstance(report, Checkpoint)][-2:]
+    assert older.state is not None
+    assert newer.state is not None
+    path = house.places.blobs.path(newer.state.sha256)
+    content = path.read_bytes()
+    match harm:
+        case "flip a bit":
+            path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        case "cut in half":
+            path.write_bytes(content[: len(content) // 2])
+        case "delete":
+            path.unlink()
+        case _:
+            foreign = house.places.blobs.put(content.replace(JOB_ID.encode(), JOB_ID[::-1].encode()))
+            newer = replace(newer, state=replace(newer.state, sha256=foreign))
+    resumed = [each for each in house.run(config, checkpoints=[newer, older]) if each is not None]
+    logs = [report.message for report in resumed if isinstance(report, Log)]
+    assert any(line.startswith(f"the state of step {newer.step} ") for line in logs)
+    assert f"training goes on after step {older.step}, from its checkpoint" in logs
+    assert digests(last(resumed)) == digests(last(undisturbed))
+
+
+def test_without_a_sound_state_training_begins_anew_and_says_so(house: House) -> None:
+    config = make_config(epochs=2, checkpoints=CheckpointConfig(interval_steps=2))
+    undisturbed = house.reports(config)
+    saved = [replace(each, state=None) for each in undisturbed if isinstance(each, Checkpoint)]
+    resumed = [each for each in house.run(config, checkpoints=saved[::-1]) if each is not None]
+    assert any(isinstance(each, Log) and "begins anew" in each.message for each in resumed)
+    assert digests(last(resumed)) == digests(last(undisturbed))
+
+
+def test_a_pause_comes_at_the_next_step_behind_a_checkpoint(house: House) -> None:
+    config = make_config(epochs=3)
+    undisturbed = last(house.reports(config))
+    seen: list[Report] = []
+
+    def begun() -> bool:
+        return any(isinstance(each, Progress) for each in seen)
+
+    seen.extend(report for report in house.run(config, pausing=begun) if report is not None)
+    saved, paused = seen[-2:]
+    assert isinstance(saved, Checkpoint)
+    assert isinstance(paused, Paused)
+    assert saved.step <= 2 + 1
+    resumed = [each for each in house.run(config, checkpoints=[saved]) if each is not None]
+    assert digests(last(resumed)) == digests(undisturbed)
+
+
+def test_a_pause_while_the_job_is_prepared_leaves_it_at_once(house: House) -> None:
+    reports = [report for report in house.run(make_config(), pausing=lambda: True) if report is not None]
+    assert isinstance(reports[-1], Paused)
+    assert not any(isinstance(report, Progress | Checkpoint) for report in reports)
+
+
+def test_only_the_two_latest_states_are_kept(house: House) -> None:
+    config = make_config(epochs=4, checkpoints=CheckpointConfig(interval_steps=2, keep=5))
+    made = [report for report in house.reports(config) if isinstance(report, Checkpoint)]
+    there = [house.places.blobs.exists(each.state.sha256) for each in made if each.state]
+    assert there == [False] * (len(made) - 2) + [True, True]
+    assert all(house.places.blobs.exists(file.sha256) for each in made for file in each.files)
+
+
+def test_checkpoints_come_as_often_as_they_cost_little() -> None:
+    now = 0.0
+    pace = Pace(None, last_step=1000, clock=lambda: now)
+    due = []
+    for step in range(1, 1001):
+        now += 1.0
+        assert pace.due(step) is pace.due(step)
+        if pace.due(step):
+            due.append(step)
+            now += 3.0
+            pace.saved(3.0)
+    assert due[0] == 60, "no more than one a minute"
+    assert {later - before for before, later in itertools.pairwise(due)} == {150}, "3 seconds are 2 % of 150"
 
 
 def test_only_the_latest_checkpoints_keep_their_weights(house: House) -> None:

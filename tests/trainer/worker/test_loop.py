@@ -17,6 +17,7 @@ from services.trainer.worker.meter import LossNotFinite, Meter
 from services.trainer.worker.methods import make_trainee
 from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import make_plan
+from services.trainer.worker.state import make_learner
 from tests.trainer.worker.conftest import CAPTIONS, make_config, make_set, run, weights_of
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def test_leaving_the_generator_ends_training_within_one_step(
     schedule = schedule_of(components.scheduler_config)
     steps = train(
         trainee,
+        make_learner(trainee, config, plan, accelerator),
         pictures,
         schedule,
         config,
@@ -213,6 +215,7 @@ def test_a_loss_that_is_not_finite_fails_at_once_naming_the_step(
     meter = Meter(plan, memory=lambda: 1)
     steps = train(
         trainee,
+        make_learner(trainee, config, plan, accelerator),
         pictures,
         schedule,
         config,

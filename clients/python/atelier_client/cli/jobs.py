@@ -10,14 +10,14 @@ from atelier_client.cli.session import JsonOption, out, print_fields, print_json
 from atelier_client.cli.watching import figures, watch_or_leave
 from atelier_client.plain import short_name, to_plain
 
-app = typer.Typer(no_args_is_help=True, help="Training jobs: list, start, watch, cancel.")
+app = typer.Typer(no_args_is_help=True, help="Training jobs: list, start, watch, pause, resume, cancel, retry.")
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    status: Annotated[str, typer.Option(help="pending, queued, running, completed, failed or cancelled.")] = "",
+    status: Annotated[str, typer.Option(help="pending, queued, running, paused, completed, failed or cancelled.")] = "",
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Leave ended jobs out.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -58,6 +58,7 @@ def show(context: typer.Context, job: JobArgument, json: JsonOption = False) -> 
             ("id", found.id),
             ("status", _status(found)),
             ("queue place", found.queue_position or ""),
+            ("priority", found.priority or ""),
             ("progress", f"step {progress.step}/{progress.total_steps}, {figures(progress)}" if running else ""),
             ("failure", failure),
             ("model", found.model_id or ""),
@@ -80,10 +81,7 @@ def start(context: typer.Context, job: JobArgument, json: JsonOption = False) ->
     """Queue a pending job."""
     with session_of(context).client() as client:
         found = client.training.start(job)
-    if json:
-        print_json(found)
-    else:
-        out.print(f"Job {found.id} is {_status(found)}.", markup=False)
+    _answer(found, json, f"is {_status(found)}")
 
 
 @app.command()
@@ -98,11 +96,46 @@ def cancel(context: typer.Context, job: JobArgument, json: JsonOption = False) -
     """End a job within one step."""
     with session_of(context).client() as client:
         found = client.training.cancel(job)
-    if json:
-        print_json(found)
-    else:
-        ended = found.status == JobStatus.JOB_STATUS_CANCELLED
-        out.print(f"Job {found.id} {'is cancelled' if ended else 'will end within one step'}.", markup=False)
+    ended = found.status == JobStatus.JOB_STATUS_CANCELLED
+    _answer(found, json, "is cancelled" if ended else "will end within one step")
+
+
+@app.command()
+def pause(context: typer.Context, job: JobArgument, json: JsonOption = False) -> None:
+    """Have a job stop behind a checkpoint; it keeps nobody waiting until it is resumed."""
+    with session_of(context).client() as client:
+        found = client.training.pause(job)
+    paused = found.status == JobStatus.JOB_STATUS_PAUSED
+    _answer(found, json, "is paused" if paused else "will pause at its next step")
+
+
+@app.command()
+def resume(context: typer.Context, job: JobArgument, json: JsonOption = False) -> None:
+    """Go on with a paused job as if it had never stopped."""
+    with session_of(context).client() as client:
+        found = client.training.resume(job)
+    _answer(found, json, f"is {_status(found)}")
+
+
+@app.command()
+def retry(context: typer.Context, job: JobArgument, json: JsonOption = False) -> None:
+    """Try a failed or cancelled job again, from its last checkpoint."""
+    with session_of(context).client() as client:
+        found = client.training.retry(job)
+    _answer(found, json, f"is {_status(found)}")
+
+
+@app.command()
+def prioritize(
+    context: typer.Context,
+    job: JobArgument,
+    priority: Annotated[int, typer.Argument(min=-1000, max=1000, help="Higher comes first; jobs begin with 0.")],
+    json: JsonOption = False,
+) -> None:
+    """Change a job's place in the queue."""
+    with session_of(context).client() as client:
+        found = client.training.prioritize(job, priority)
+    _answer(found, json, f"has place {found.queue_position}" if found.queue_position else f"is {_status(found)}")
 
 
 @app.command()
@@ -126,6 +159,13 @@ def logs(
             else:
                 level = short_name(LogLevel.DESCRIPTOR, event.log.level).upper()
                 typer.echo(f"{event.created_at.ToJsonString()} {level:7} {event.log.message}")
+
+
+def _answer(job: TrainingJob, json: bool, what: str) -> None:
+    if json:
+        print_json(job)
+    else:
+        out.print(f"Job {job.id} {what}.", markup=False)
 
 
 def _flat(values: dict[str, Any], path: str) -> Iterator[tuple[str, object]]:

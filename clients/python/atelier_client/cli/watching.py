@@ -96,7 +96,7 @@ def _show_event(bar: Progress, task: Task, event: TrainingEvent) -> None:
     elif kind == "log":
         if event.log.level >= LogLevel.LOG_LEVEL_WARNING and bar.console.is_terminal:
             bar.console.print(describe(event), markup=False)
-    elif kind in ("queued", "loading"):
+    elif kind in ("queued", "loading", "paused"):
         bar.update(task, description=describe(event))
     elif kind in ("done", "failed", "cancelled"):
         bar.update(task, description=str(kind))
@@ -129,6 +129,8 @@ def describe(event: TrainingEvent) -> str:
         return f"done: model {event.done.model_id} {event.done.model_name!r}"
     if kind == "failed":
         return f"failed: {event.failed.message} ({event.failed.reason})"
+    if kind == "paused":
+        return "paused, until it is resumed"
     return str(kind)
 
 
@@ -144,6 +146,6 @@ def print_end(client: Atelier, job: TrainingJob) -> None:
     elif job.status == JobStatus.JOB_STATUS_FAILED:
         err.print("error:", style="bold red", end=" ")
         err.print(f"the job failed: {job.failure.message} ({job.failure.reason})", markup=False)
-        err.print(f"Its log: atelier jobs logs {job.id}", markup=False)
+        err.print(f"Its log: atelier jobs logs {job.id}    Once more: atelier jobs retry {job.id}", markup=False)
     else:
         err.print(f"The job is {short_name(JobStatus.DESCRIPTOR, job.status)}.", markup=False)

@@ -1,7 +1,7 @@
 import { createClient } from "@connectrpc/connect";
 import { useQuery } from "@connectrpc/connect-query";
 import { Alert, Anchor, Button, Group, Paper, Progress, SimpleGrid, Skeleton, Stack, Text, Title } from "@mantine/core";
-import { IconBrush, IconPlayerPlayFilled, IconPlayerStopFilled, IconTrash } from "@tabler/icons-react";
+import { IconBrush, IconPlayerPauseFilled, IconPlayerPlayFilled, IconPlayerStopFilled, IconRefresh, IconTrash } from "@tabler/icons-react";
 import { type ReactNode, useEffect, useMemo, useState } from "react";
 import { Link, useLocation } from "wouter";
 import { Failed, notifyFailure } from "../api/Failed";
@@ -46,8 +46,10 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
   }));
   const [asking, setAsking] = useState<"cancel" | "delete" | null>(null);
   // A pending job's stream says nothing until it is started, and beats meanwhile: starting it elsewhere is seen here too.
-  useEffect(() => watchJob(job.id, setWatched), [job.id]);
-  const status = progress.status || job.status;
+  // An ended job's stream ends; it is opened again once the job is tried again.
+  const goneOn = hasEnded(progress.status) && job.lastSequence > progress.sequence;
+  useEffect(() => watchJob(job.id, setWatched), [job.id, goneOn]);
+  const status = goneOn ? job.status : progress.status || job.status;
   useEffect(() => {
     // What events do not carry: times, the place in the queue.
     if (status !== job.status) refetch();
@@ -55,12 +57,18 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
   const step = progress.steps.at(-1) ?? job.progress;
   const modelId = progress.modelId ?? job.modelId;
   const failure = progress.failure || job.failure?.message;
-  const start = async () => {
+  const [busy, setBusy] = useState(false);
+  const [pausing, setPausing] = useState(false);
+  useEffect(() => setPausing(false), [status]);
+  const act = (call: (request: { jobId: string }) => Promise<unknown>) => async () => {
+    setBusy(true);
     try {
-      await trainer.startTrainingJob({ jobId: job.id });
+      await call({ jobId: job.id });
       refetch();
     } catch (failed) {
       notifyFailure(failed, words);
+    } finally {
+      setBusy(false);
     }
   };
   const share = step && step.totalSteps > 0 ? step.step / step.totalSteps : 0;
@@ -74,8 +82,40 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
       actions={
         <>
           {status === JobStatus.PENDING && (
-            <Button leftSection={<IconPlayerPlayFilled size={16} aria-hidden />} onClick={() => void start()}>
+            <Button
+              loading={busy}
+              leftSection={<IconPlayerPlayFilled size={16} aria-hidden />}
+              onClick={() => void act(trainer.startTrainingJob)()}
+            >
               {words.training.start}
+            </Button>
+          )}
+          {(status === JobStatus.RUNNING || status === JobStatus.QUEUED) && (
+            <Button
+              variant="default"
+              loading={busy || pausing}
+              leftSection={<IconPlayerPauseFilled size={16} aria-hidden />}
+              onClick={() => void act(trainer.pauseTrainingJob)().then(() => setPausing(true))}
+            >
+              {words.training.pause}
+            </Button>
+          )}
+          {status === JobStatus.PAUSED && (
+            <Button
+              loading={busy}
+              leftSection={<IconPlayerPlayFilled size={16} aria-hidden />}
+              onClick={() => void act(trainer.resumeTrainingJob)()}
+            >
+              {words.training.resume}
+            </Button>
+          )}
+          {(status === JobStatus.FAILED || status === JobStatus.CANCELLED) && (
+            <Button
+              loading={busy}
+              leftSection={<IconRefresh size={16} aria-hidden />}
+              onClick={() => void act(trainer.retryTrainingJob)()}
+            >
+              {words.training.retry}
             </Button>
           )}
           {!hasEnded(status) && (
@@ -92,7 +132,7 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
               {words.training.draw}
             </Button>
           )}
-          {(hasEnded(status) || status === JobStatus.PENDING) && (
+          {(hasEnded(status) || status === JobStatus.PENDING || status === JobStatus.PAUSED) && (
             <Button
               variant="default"
               leftSection={<IconTrash size={16} aria-hidden />}
@@ -117,6 +157,7 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
         </Alert>
       )}
       {status === JobStatus.PENDING && <Text>{words.training.pendingHint}</Text>}
+      {status === JobStatus.PAUSED && <Text role="status">{words.training.pausedHint}</Text>}
       {status === JobStatus.QUEUED && (
         <Text role="status">{words.training.position(job.queuePosition || progress.queuePosition || 1)}</Text>
       )}

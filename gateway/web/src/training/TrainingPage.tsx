@@ -1,6 +1,6 @@
 import { useInfiniteQuery, useMutation } from "@connectrpc/connect-query";
 import { ActionIcon, Anchor, Button, Center, Group, Paper, Progress, Skeleton, Stack, Text } from "@mantine/core";
-import { IconPlayerPlayFilled, IconPlus } from "@tabler/icons-react";
+import { IconArrowBarToUp, IconPlayerPlayFilled, IconPlus } from "@tabler/icons-react";
 import { useMemo, useState } from "react";
 import { Link, useLocation, useSearch } from "wouter";
 import { Failed, notifyFailure } from "../api/Failed";
@@ -66,6 +66,7 @@ export default function TrainingPage() {
               job={job}
               dataset={names.datasets.get(job.datasetId) ?? words.training.deletedDataset(job.datasetId)}
               base={names.models.get(job.baseModelId) ?? words.training.deletedModel(job.baseModelId)}
+              top={Math.max(...jobs.map((each) => each.priority))}
               onChanged={() => void list.refetch()}
             />
           ))}
@@ -94,24 +95,27 @@ export default function TrainingPage() {
 }
 
 function isMoving(job: TrainingJob): boolean {
-  return !hasEnded(job.status) && job.status !== JobStatus.PENDING;
+  return job.status === JobStatus.QUEUED || job.status === JobStatus.RUNNING;
 }
 
 interface JobRowProps {
   job: TrainingJob;
   dataset: string;
   base: string;
+  /** The highest priority of all jobs. */
+  top: number;
   onChanged: () => void;
 }
 
-function JobRow({ job, dataset, base, onChanged }: JobRowProps) {
+function JobRow({ job, dataset, base, top, onChanged }: JobRowProps) {
   const { words, format } = useSpeech();
   const start = useMutation(TrainerService.method.startTrainingJob);
+  const prioritize = useMutation(TrainerService.method.prioritizeTrainingJob);
   const name = jobName(job);
   const { progress } = job;
-  const run = async () => {
+  const act = async (deed: Promise<unknown>) => {
     try {
-      await start.mutateAsync({ jobId: job.id });
+      await deed;
       onChanged();
     } catch (error) {
       notifyFailure(error, words);
@@ -150,11 +154,23 @@ function JobRow({ job, dataset, base, onChanged }: JobRowProps) {
             radius="xl"
             variant="filled"
             loading={start.isPending}
-            onClick={() => void run()}
+            onClick={() => void act(start.mutateAsync({ jobId: job.id }))}
             aria-label={words.training.startJob(name)}
             title={words.training.start}
           >
             <IconPlayerPlayFilled size={20} aria-hidden />
+          </ActionIcon>
+        )}
+        {job.status === JobStatus.QUEUED && job.queuePosition > 1 && (
+          <ActionIcon
+            size="lg"
+            variant="default"
+            loading={prioritize.isPending}
+            onClick={() => void act(prioritize.mutateAsync({ jobId: job.id, priority: Math.min(1000, top + 1) }))}
+            aria-label={words.training.first(name)}
+            title={words.training.first(name)}
+          >
+            <IconArrowBarToUp size={18} aria-hidden />
           </ActionIcon>
         )}
         {progress && (

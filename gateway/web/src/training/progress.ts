@@ -69,6 +69,7 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
     switch (it.case) {
       case "queued":
         after.queuePosition = it.value.position;
+        after.failure = ""; // it is tried again
         break;
       case "loading":
         after.loading = it.value;
@@ -100,6 +101,7 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
         after.loading = null;
         break;
       case "cancelled":
+      case "paused":
         after.loading = null;
         break;
     }

@@ -68,6 +68,26 @@ class TrainerServiceStub:
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelTrainingJobRequest.SerializeToString,
                 response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelTrainingJobResponse.FromString,
                 _registered_method=True)
+        self.PauseTrainingJob = channel.unary_unary(
+                '/atelier.trainer.v1.TrainerService/PauseTrainingJob',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PauseTrainingJobRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PauseTrainingJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeTrainingJob = channel.unary_unary(
+                '/atelier.trainer.v1.TrainerService/ResumeTrainingJob',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ResumeTrainingJobRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ResumeTrainingJobResponse.FromString,
+                _registered_method=True)
+        self.RetryTrainingJob = channel.unary_unary(
+                '/atelier.trainer.v1.TrainerService/RetryTrainingJob',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.RetryTrainingJobRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.RetryTrainingJobResponse.FromString,
+                _registered_method=True)
+        self.PrioritizeTrainingJob = channel.unary_unary(
+                '/atelier.trainer.v1.TrainerService/PrioritizeTrainingJob',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PrioritizeTrainingJobRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PrioritizeTrainingJobResponse.FromString,
+                _registered_method=True)
         self.DeleteTrainingJob = channel.unary_unary(
                 '/atelier.trainer.v1.TrainerService/DeleteTrainingJob',
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DeleteTrainingJobRequest.SerializeToString,
@@ -151,9 +171,42 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseTrainingJob(self, request, context):
+        """A queued job leaves the queue at once; a running one makes a checkpoint at its next step and stops. Pausing a paused
+        job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the job is pending, has ended, or is being registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTrainingJob(self, request, context):
+        """Queues a paused job, which goes on from its last checkpoint as if it had never stopped; one whose pause has not come
+        about yet goes on training. NOT_FOUND; FAILED_PRECONDITION: the job is pending or has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryTrainingJob(self, request, context):
+        """Queues a failed or cancelled job again: it goes on from its last checkpoint, from the beginning where there is none,
+        and with the registration alone where it had been trained. NOT_FOUND; FAILED_PRECONDITION: it has not failed and was
+        not cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrioritizeTrainingJob(self, request, context):
+        """Changes a job's place in the queue: those of a higher priority come first. NOT_FOUND; FAILED_PRECONDITION: it has
+        ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteTrainingJob(self, request, context):
-        """Deletes an ended or pending job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION: it is
-        queued or running.
+        """Deletes an ended, pending or paused job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION:
+        it is queued or running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -227,6 +280,26 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CancelTrainingJob,
                     request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelTrainingJobRequest.FromString,
                     response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelTrainingJobResponse.SerializeToString,
+            ),
+            'PauseTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTrainingJob,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PauseTrainingJobRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PauseTrainingJobResponse.SerializeToString,
+            ),
+            'ResumeTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTrainingJob,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ResumeTrainingJobRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ResumeTrainingJobResponse.SerializeToString,
+            ),
+            'RetryTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryTrainingJob,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.RetryTrainingJobRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.RetryTrainingJobResponse.SerializeToString,
+            ),
+            'PrioritizeTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrioritizeTrainingJob,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PrioritizeTrainingJobRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PrioritizeTrainingJobResponse.SerializeToString,
             ),
             'DeleteTrainingJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTrainingJob,
@@ -425,6 +498,114 @@ class TrainerService:
             '/atelier.trainer.v1.TrainerService/CancelTrainingJob',
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelTrainingJobRequest.SerializeToString,
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CancelTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/PauseTrainingJob',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PauseTrainingJobRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PauseTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/ResumeTrainingJob',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ResumeTrainingJobRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ResumeTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/RetryTrainingJob',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.RetryTrainingJobRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.RetryTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrioritizeTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/PrioritizeTrainingJob',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PrioritizeTrainingJobRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PrioritizeTrainingJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,9 +54,26 @@ class TrainerServiceStub:
     """A running job ends within one step; cancelling a cancelled job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the
     job has completed or failed, or has been trained and is being registered.
     """
+    PauseTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.PauseTrainingJobRequest, _trainer_service_pb2.PauseTrainingJobResponse]
+    """A queued job leaves the queue at once; a running one makes a checkpoint at its next step and stops. Pausing a paused
+    job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the job is pending, has ended, or is being registered.
+    """
+    ResumeTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ResumeTrainingJobRequest, _trainer_service_pb2.ResumeTrainingJobResponse]
+    """Queues a paused job, which goes on from its last checkpoint as if it had never stopped; one whose pause has not come
+    about yet goes on training. NOT_FOUND; FAILED_PRECONDITION: the job is pending or has ended.
+    """
+    RetryTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.RetryTrainingJobRequest, _trainer_service_pb2.RetryTrainingJobResponse]
+    """Queues a failed or cancelled job again: it goes on from its last checkpoint, from the beginning where there is none,
+    and with the registration alone where it had been trained. NOT_FOUND; FAILED_PRECONDITION: it has not failed and was
+    not cancelled.
+    """
+    PrioritizeTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.PrioritizeTrainingJobRequest, _trainer_service_pb2.PrioritizeTrainingJobResponse]
+    """Changes a job's place in the queue: those of a higher priority come first. NOT_FOUND; FAILED_PRECONDITION: it has
+    ended.
+    """
     DeleteTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.DeleteTrainingJobRequest, _trainer_service_pb2.DeleteTrainingJobResponse]
-    """Deletes an ended or pending job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION: it is
-    queued or running.
+    """Deletes an ended, pending or paused job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION:
+    it is queued or running.
     """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_trainer_service_pb2.WatchTrainingJobRequest, _trainer_service_pb2.WatchTrainingJobResponse]
     """Every stored event after a sequence number, then each new one as it is stored, until the job has ended. A stream that
@@ -97,9 +114,26 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """A running job ends within one step; cancelling a cancelled job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the
     job has completed or failed, or has been trained and is being registered.
     """
+    PauseTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.PauseTrainingJobRequest, _trainer_service_pb2.PauseTrainingJobResponse]  # type: ignore[assignment]
+    """A queued job leaves the queue at once; a running one makes a checkpoint at its next step and stops. Pausing a paused
+    job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the job is pending, has ended, or is being registered.
+    """
+    ResumeTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.ResumeTrainingJobRequest, _trainer_service_pb2.ResumeTrainingJobResponse]  # type: ignore[assignment]
+    """Queues a paused job, which goes on from its last checkpoint as if it had never stopped; one whose pause has not come
+    about yet goes on training. NOT_FOUND; FAILED_PRECONDITION: the job is pending or has ended.
+    """
+    RetryTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.RetryTrainingJobRequest, _trainer_service_pb2.RetryTrainingJobResponse]  # type: ignore[assignment]
+    """Queues a failed or cancelled job again: it goes on from its last checkpoint, from the beginning where there is none,
+    and with the registration alone where it had been trained. NOT_FOUND; FAILED_PRECONDITION: it has not failed and was
+    not cancelled.
+    """
+    PrioritizeTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.PrioritizeTrainingJobRequest, _trainer_service_pb2.PrioritizeTrainingJobResponse]  # type: ignore[assignment]
+    """Changes a job's place in the queue: those of a higher priority come first. NOT_FOUND; FAILED_PRECONDITION: it has
+    ended.
+    """
     DeleteTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DeleteTrainingJobRequest, _trainer_service_pb2.DeleteTrainingJobResponse]  # type: ignore[assignment]
-    """Deletes an ended or pending job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION: it is
-    queued or running.
+    """Deletes an ended, pending or paused job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION:
+    it is queued or running.
     """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_trainer_service_pb2.WatchTrainingJobRequest, _trainer_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Every stored event after a sequence number, then each new one as it is stored, until the job has ended. A stream that
@@ -175,13 +209,54 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PauseTrainingJob(
+        self,
+        request: _trainer_service_pb2.PauseTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.PauseTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.PauseTrainingJobResponse]]:
+        """A queued job leaves the queue at once; a running one makes a checkpoint at its next step and stops. Pausing a paused
+        job changes nothing. NOT_FOUND; FAILED_PRECONDITION: the job is pending, has ended, or is being registered.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTrainingJob(
+        self,
+        request: _trainer_service_pb2.ResumeTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.ResumeTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.ResumeTrainingJobResponse]]:
+        """Queues a paused job, which goes on from its last checkpoint as if it had never stopped; one whose pause has not come
+        about yet goes on training. NOT_FOUND; FAILED_PRECONDITION: the job is pending or has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryTrainingJob(
+        self,
+        request: _trainer_service_pb2.RetryTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.RetryTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.RetryTrainingJobResponse]]:
+        """Queues a failed or cancelled job again: it goes on from its last checkpoint, from the beginning where there is none,
+        and with the registration alone where it had been trained. NOT_FOUND; FAILED_PRECONDITION: it has not failed and was
+        not cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def PrioritizeTrainingJob(
+        self,
+        request: _trainer_service_pb2.PrioritizeTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.PrioritizeTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.PrioritizeTrainingJobResponse]]:
+        """Changes a job's place in the queue: those of a higher priority come first. NOT_FOUND; FAILED_PRECONDITION: it has
+        ended.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteTrainingJob(
         self,
         request: _trainer_service_pb2.DeleteTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.DeleteTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.DeleteTrainingJobResponse]]:
-        """Deletes an ended or pending job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION: it is
-        queued or running.
+        """Deletes an ended, pending or paused job with its events and samples; its model stays. NOT_FOUND; FAILED_PRECONDITION:
+        it is queued or running.
         """
 
     @_abc_1.abstractmethod

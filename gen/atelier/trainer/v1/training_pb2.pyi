@@ -512,7 +512,7 @@ class CheckpointConfig(_message.Message):
     INTERVAL_STEPS_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
     interval_steps: _builtins.int
-    """Steps between checkpoints; unset means none but the result."""
+    """Steps between checkpoints; unset means as often as costs 2 % of the time at most, and no more than once a minute."""
     keep: _builtins.int
     """The latest that are kept. [3]"""
     def __init__(
@@ -583,6 +583,7 @@ class TrainingJob(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     NUM_ITEMS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID."""
     status: Global___JobStatus.ValueType
@@ -600,6 +601,8 @@ class TrainingJob(_message.Message):
     last_sequence: _builtins.int
     """The sequence number of the last stored event."""
     num_items: _builtins.int
+    priority: _builtins.int
+    """Jobs of a higher one are trained first; within one, first come first served."""
     @_builtins.property
     def config(self) -> Global___TrainingConfig: ...
     @_builtins.property
@@ -639,10 +642,11 @@ class TrainingJob(_message.Message):
         model_id: _builtins.int | None = ...,
         last_sequence: _builtins.int = ...,
         num_items: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "config", b"config", "created_at", b"created_at", "failure", b"failure", "finished_at", b"finished_at", "model_id", b"model_id", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "base_model_id", b"base_model_id", "config", b"config", "created_at", b"created_at", "dataset_id", b"dataset_id", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "last_sequence", b"last_sequence", "method", b"method", "model_id", b"model_id", "num_items", b"num_items", "output_name", b"output_name", "progress", b"progress", "queue_position", b"queue_position", "queued_at", b"queued_at", "snapshot_digest", b"snapshot_digest", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "base_model_id", b"base_model_id", "config", b"config", "created_at", b"created_at", "dataset_id", b"dataset_id", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "last_sequence", b"last_sequence", "method", b"method", "model_id", b"model_id", "num_items", b"num_items", "output_name", b"output_name", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "queued_at", b"queued_at", "snapshot_digest", b"snapshot_digest", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model_id: _TypeAlias = _typing.Literal["model_id"]  # noqa: Y015
     _WhichOneofArgType__model_id: _TypeAlias = _typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
@@ -710,7 +714,7 @@ Global___StepProgress: _TypeAlias = StepProgress  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
-    """A saved state of a job."""
+    """A saved state of a job: what a model of it would hold, and what is needed to go on from there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -718,10 +722,13 @@ class Checkpoint(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     SMOOTHED_LOSS_FIELD_NUMBER: _builtins.int
+    ELAPSED_MILLIS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     size_bytes: _builtins.int
     """The weights in the blob store, as the model would be registered."""
     smoothed_loss: _builtins.float
+    elapsed_millis: _builtins.int
+    """Of training, all attempts together."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -731,10 +738,11 @@ class Checkpoint(_message.Message):
         size_bytes: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         smoothed_loss: _builtins.float = ...,
+        elapsed_millis: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "size_bytes", b"size_bytes", "smoothed_loss", b"smoothed_loss", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "elapsed_millis", b"elapsed_millis", "size_bytes", b"size_bytes", "smoothed_loss", b"smoothed_loss", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -882,6 +890,23 @@ class CancelledEvent(_message.Message):
 Global___CancelledEvent: _TypeAlias = CancelledEvent  # noqa: Y015
 
 @_typing.final
+class PausedEvent(_message.Message):
+    """The job waits where it stands, its state in a checkpoint, until it is resumed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PausedEvent: _TypeAlias = PausedEvent  # noqa: Y015
+
+@_typing.final
 class HeartbeatEvent(_message.Message):
     """Sent while nothing else is, so that both ends know the stream lives. Not stored; its sequence is the last stored one."""
 
@@ -916,6 +941,7 @@ class TrainingEvent(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... within a job, without a gap."""
     @_builtins.property
@@ -940,6 +966,8 @@ class TrainingEvent(_message.Message):
     def cancelled(self) -> Global___CancelledEvent: ...
     @_builtins.property
     def heartbeat(self) -> Global___HeartbeatEvent: ...
+    @_builtins.property
+    def paused(self) -> Global___PausedEvent: ...
     def __init__(
         self,
         *,
@@ -955,12 +983,13 @@ class TrainingEvent(_message.Message):
         failed: Global___JobFailure | None = ...,
         cancelled: Global___CancelledEvent | None = ...,
         heartbeat: Global___HeartbeatEvent | None = ...,
+        paused: Global___PausedEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "queued", b"queued", "sample", b"sample", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "queued", b"queued", "sample", b"sample", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "sample", "checkpoint", "log", "done", "failed", "cancelled", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "sample", "checkpoint", "log", "done", "failed", "cancelled", "heartbeat", "paused"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

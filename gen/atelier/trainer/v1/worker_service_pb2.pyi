@@ -59,24 +59,28 @@ class AttachResponse(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___JobAssignment: ...
     @_builtins.property
     def ack(self) -> Global___ReportAck: ...
     @_builtins.property
     def cancel(self) -> Global___CancelCommand: ...
+    @_builtins.property
+    def pause(self) -> Global___PauseCommand: ...
     def __init__(
         self,
         *,
         assignment: Global___JobAssignment | None = ...,
         ack: Global___ReportAck | None = ...,
         cancel: Global___CancelCommand | None = ...,
+        pause: Global___PauseCommand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command", "pause", b"pause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command", "pause", b"pause"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["assignment", "ack", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["assignment", "ack", "cancel", "pause"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -114,6 +118,7 @@ class JobAssignment(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     BASE_MODELS_FIELD_NUMBER: _builtins.int
     LAST_REPORT_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     last_report: _builtins.int
     """Reports up to this number are stored."""
     @_builtins.property
@@ -122,16 +127,21 @@ class JobAssignment(_message.Message):
     def base_models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
         """The base model, and where its components come from, nearest first: a fine-tuned pipeline names its own base behind it."""
 
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredCheckpoint]:
+        """What earlier attempts left, newest first: training goes on from the first that is whole."""
+
     def __init__(
         self,
         *,
         job: _training_pb2.TrainingJob | None = ...,
         base_models: _abc.Iterable[_model_pb2.Model] | None = ...,
         last_report: _builtins.int = ...,
+        checkpoints: _abc.Iterable[Global___StoredCheckpoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_models", b"base_models", "job", b"job", "last_report", b"last_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_models", b"base_models", "checkpoints", b"checkpoints", "job", b"job", "last_report", b"last_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -150,6 +160,7 @@ class WorkerReport(_message.Message):
     TRAINED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """1, 2, 3, ... within an attempt."""
     @_builtins.property
@@ -172,6 +183,10 @@ class WorkerReport(_message.Message):
     def cancelled(self) -> _training_pb2.CancelledEvent:
         """The worker stopped because it was told to."""
 
+    @_builtins.property
+    def paused(self) -> _training_pb2.PausedEvent:
+        """The worker stopped behind a checkpoint because it was told to pause, or was stopped from outside."""
+
     def __init__(
         self,
         *,
@@ -184,12 +199,13 @@ class WorkerReport(_message.Message):
         trained: Global___TrainedWeights | None = ...,
         failed: _training_pb2.JobFailure | None = ...,
         cancelled: _training_pb2.CancelledEvent | None = ...,
+        paused: _training_pb2.PausedEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "number", b"number", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "number", b"number", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["loading", "step", "sample", "checkpoint", "log", "trained", "failed", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["loading", "step", "sample", "checkpoint", "log", "trained", "failed", "cancelled", "paused"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -201,21 +217,27 @@ class StoredCheckpoint(_message.Message):
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checkpoint(self) -> _training_pb2.Checkpoint: ...
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelFile]:
         """What a model made from it would hold."""
 
+    @_builtins.property
+    def state(self) -> _model_pb2.ModelFile:
+        """Parameters, optimizer and scaler: what training goes on from. Kept of the latest two."""
+
     def __init__(
         self,
         *,
         checkpoint: _training_pb2.Checkpoint | None = ...,
         files: _abc.Iterable[_model_pb2.ModelFile] | None = ...,
+        state: _model_pb2.ModelFile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "files", b"files"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "files", b"files", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,3 +320,20 @@ class CancelCommand(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelCommand: _TypeAlias = CancelCommand  # noqa: Y015
+
+@_typing.final
+class PauseCommand(_message.Message):
+    """Make a checkpoint at the next step, report it, and stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseCommand: _TypeAlias = PauseCommand  # noqa: Y015
