@@ -45,6 +45,7 @@ from services.trainer.worker.methods import make_trainee
 from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import Plan, make_plan
 from services.trainer.worker.prepare import make_training_set
+from services.trainer.worker.state import make_learner
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 IMAGES, BATCH, RANK, SIDE, SEED = 32, 4, 8, 64, 11
@@ -110,13 +111,15 @@ def atelier(work: Work) -> Iterator[float]:
         except StopIteration as end:
             pictures = end.value
             break
+    accelerator = make_accelerator("cpu", "no")
     steps = train(
         trainee,
+        make_learner(trainee, work.config, work.plan, accelerator),
         pictures,
         schedule_of(components.scheduler_config),
         work.config,
         work.plan,
-        accelerator=make_accelerator("cpu", "no"),
+        accelerator=accelerator,
         meter=Meter(work.plan, memory=memory_gauge("cpu")),
         settle_at=lambda step: True,
     )

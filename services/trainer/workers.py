@@ -126,6 +126,7 @@ class Workers:
         if not token or job.token != token:
             raise PermissionDenied(f"this is not the token of training job {job_id}", reason="WRONG_TOKEN")
         _require_training(job)
+        checkpoints = await self._checkpoints(job)
         session = _Session(job)
         if before := self._sessions.get(job_id):
             # The worker's earlier stream has broken without our noticing: the newer one is the living one.
@@ -133,7 +134,7 @@ class Workers:
         self._sessions[job_id] = session
         tasks = [asyncio.create_task(each) for each in (self._receive(session, messages), self._commit(session))]
         try:
-            yield Assignment(job, await self._checkpoints(job))
+            yield Assignment(job, checkpoints)
             if job.cancel_requested_at is not None:
                 session.tell(Cancel())
             elif job.pause_requested_at is not None:
