@@ -21,7 +21,7 @@ from google.protobuf.descriptor_pb2 import (
 from protovalidate._gen.buf.validate import validate_pb  # the only carrier of the schema on PyPI (2.1)
 
 GOOGLE_API = ("annotations.proto", "http.proto", "httpbody.proto")
-GOOGLE_RPC = ("error_details.proto",)  # what errors carry: the browser's client reads it
+GOOGLE_RPC = ("error_details.proto", "status.proto")  # what errors carry: clients read it
 LABELS = {1: "optional ", 2: "required ", 3: "repeated "}
 SCALARS = {
     value: name.removeprefix("TYPE_").lower()
