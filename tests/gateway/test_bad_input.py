@@ -1,5 +1,6 @@
 """What a careless or hostile client does, and that everybody else notices nothing."""
 
+import base64
 import select
 import socket
 import struct
@@ -12,8 +13,10 @@ from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier_client import Atelier
 from atelier_client.stack import Stack, is_healthy, is_ready
+from google.api.httpbody_pb2 import HttpBody
 
 from tests.gateway.conftest import ALLOWED, eventually, lines_of, noise
+from tests.gateway.grpc_web import frame, unary
 from tests.gateway.http import Http
 
 CALL = "/atelier.catalog.v1.CatalogService/CreateDataset"
@@ -49,7 +52,6 @@ def test_a_rest_upload_of_100_mb_is_refused_with_the_limit(http: Http, dataset: 
 @pytest.mark.parametrize(
     "body",
     [
-        # What ends before its length is not here: the service waits for the rest, and the edge ends it after minutes.
         struct.pack(">BI", 0, 3) + b"\xff\xff\xff",  # no message
         struct.pack(">BI", 0, 2**32 - 1) + b"x" * 100,  # a length that nobody has
         struct.pack(">BI", 0x80, 5) + b"hello",  # trailers, from a client
@@ -64,6 +66,47 @@ def test_malformed_grpc_web_frames_are_refused(http: Http, edge: Atelier, body: 
     assert "grpc-status:0" not in text
     assert "'grpc-status': '0'" not in text
     assert edge.datasets.list() == before
+
+
+TORN = "the request ends within its message"
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["binary", "text"])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "the request ends before its message begins"),
+        (b"\x00", "the request ends before its message begins"),
+        (b"\x00\x00\x00\x00\x05ab", f"{TORN}: 2 of 5 bytes came"),
+        (b"GET / HTTP/1.1\r\n\r\n", TORN),
+        (struct.pack(">BI", 0, 2**32 - 1) + b"x" * 100, f"{TORN}: 100 of 4294967295 bytes came"),
+        (struct.pack(">BI", 0, 500_000) + b"x" * 400_000, f"{TORN}: 400000 of 500000 bytes came"),
+    ],
+)
+def test_a_grpc_web_request_that_ends_too_early_is_told_so_at_once(
+    http: Http, body: bytes, words: str, text: bool
+) -> None:
+    kind = "application/grpc-web-text+proto" if text else "application/grpc-web+proto"
+    sent = base64.b64encode(body) if text else body
+    answer = http("POST", CALL, sent, content_type=kind, x_grpc_web="1")
+    assert (answer.status, answer.headers["grpc-status"]) == (200, "3")
+    message = answer.headers["grpc-message"]
+    # Base64 says how many bytes there are to within two.
+    assert message.startswith(TORN if text and words.startswith(TORN) else words)
+
+
+def test_grpc_web_text_and_large_requests_pass(http: Http, edge: Atelier, dataset: int) -> None:
+    name = f"by text {uuid.uuid4()}"
+    sent = base64.b64encode(frame(pb.CreateDatasetRequest(name=name)))
+    answer = http("POST", CALL, sent, content_type="application/grpc-web-text+proto", x_grpc_web="1")
+    assert answer.status == 200
+    assert edge.datasets.get(name).name == name
+    picture = noise(900)  # more than the edge looks at
+    assert len(picture) > 2_000_000
+    upload = pb.UploadImageRequest(dataset_id=dataset, filename="large.png")
+    upload.content.CopyFrom(HttpBody(content_type="image/png", data=picture))
+    answered = unary(http, CALL.replace("CreateDataset", "UploadImage"), upload, pb.UploadImageResponse)
+    assert answered.image.size_bytes == len(picture)
 
 
 def test_an_upload_cut_in_the_middle_leaves_nothing_behind(http: Http, dataset: int) -> None:
