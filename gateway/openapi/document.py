@@ -83,5 +83,5 @@ def parameter(schemas: Schemas, field: FieldDescriptor, place: str) -> Schema:
 def answer(schemas: Schemas, method: MethodDescriptor, bytes_field: str) -> Schema:
     if bytes_field:
         return {"description": "The bytes.", "content": {"image/*": {}}}
-    content = {JSON: {"schema": schemas.message(method.output_type)}}
+    content = {JSON: {"schema": schemas.message(method.output_type, answers=True)}}
     return {"description": "One such object a line." if method.server_streaming else "Done.", "content": content}

@@ -39,8 +39,15 @@ LIMITS = {
 """protovalidate's rules that JSON Schema has too, each under its name there."""
 
 
+NO_RULES = validate_pb2.FieldRules()
+
+
 class Schemas:
-    """Schemas of all messages and enums that were asked for, each once."""
+    """Schemas of all messages and enums that were asked for, each once.
+
+    Rules are for requests. A message with rules that answers carry too has a second schema there, `.Answer`, without
+    them: an answer may hold an unset 0 that nobody could have asked for.
+    """
 
     def __init__(self, comments: Mapping[str, str]) -> None:
         self._comments = comments
@@ -51,20 +58,23 @@ class Schemas:
         words = [each for each in (self._comments.get(name), schema.get("description")) if each]
         return {**schema, "description": "\n\n".join(words)} if words else schema
 
-    def message(self, message: Descriptor) -> Schema:
-        """A reference to its schema."""
+    def message(self, message: Descriptor, *, answers: bool = False) -> Schema:
+        """A reference to its schema, as requests or as `answers` carry it."""
         if message.full_name in WELL_KNOWN:
             return WELL_KNOWN[message.full_name]
-        if message.full_name not in self.components:
-            self.components[message.full_name] = {}  # it may hold itself
-            schema = self.object_of(message, list(message.fields))
-            self.components[message.full_name] = self.described(message.full_name, schema)
-        return {"$ref": f"#/components/schemas/{message.full_name}"}
+        apart = answers and has_rules(message)
+        name = f"{message.full_name}.Answer" if apart else message.full_name
+        if name not in self.components:
+            self.components[name] = {}  # it may hold itself
+            schema = self.object_of(message, list(message.fields), answers=apart)
+            self.components[name] = self.described(message.full_name, schema)
+        return {"$ref": f"#/components/schemas/{name}"}
 
-    def object_of(self, message: Descriptor, fields: list[FieldDescriptor]) -> Schema:
+    def object_of(self, message: Descriptor, fields: list[FieldDescriptor], *, answers: bool = False) -> Schema:
         """The schema of a message with some of its fields."""
-        schema: Schema = {"type": "object", "properties": {field.name: self.field(field) for field in fields}}
-        if required := [field.name for field in fields if rules_of(field).required]:
+        properties = {field.name: self.field(field, answers=answers) for field in fields}
+        schema: Schema = {"type": "object", "properties": properties}
+        if required := [field.name for field in fields if rules_of(field).required and not answers]:
             schema["required"] = required
         choices = [
             f"At most one of {', '.join(field.name for field in oneof.fields)}."
@@ -73,27 +83,27 @@ class Schemas:
         ]
         return {**schema, "description": " ".join(choices)} if choices else schema
 
-    def field(self, field: FieldDescriptor) -> Schema:
-        rules = rules_of(field)
+    def field(self, field: FieldDescriptor, *, answers: bool = False) -> Schema:
+        rules = NO_RULES if answers else rules_of(field)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            value = self.single(field.message_type.fields_by_name["value"], rules)
+            value = self.single(field.message_type.fields_by_name["value"], rules, answers=answers)
             schema: Schema = {"type": "object", "additionalProperties": value}
         elif field.is_repeated:
-            items = self.single(field, rules.repeated.items)
+            items = self.single(field, rules.repeated.items, answers=answers)
             schema = {"type": "array", "items": items, **limits(rules.repeated)}
         else:
-            schema = self.single(field, rules)
+            schema = self.single(field, rules, answers=answers)
         words = [rule.message for rule in rules.cel if rule.message]
         if words:
             schema = {**schema, "description": f"It {'; it '.join(words)}."}
         return self.described(field.full_name, schema)
 
-    def single(self, field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Schema:
+    def single(self, field: FieldDescriptor, rules: validate_pb2.FieldRules, *, answers: bool = False) -> Schema:
         """One value of the field."""
         kind = rules.WhichOneof("type")
         of_kind = limits(getattr(rules, kind)) if kind and kind not in ("repeated", "map", "enum") else {}
         if field.message_type is not None:
-            return self.message(field.message_type)
+            return self.message(field.message_type, answers=answers)
         if field.enum_type is not None:
             return self.enum(field.enum_type)
         if field.cpp_type in INTEGERS:
@@ -126,6 +136,17 @@ class Schemas:
 def rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
     rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
     return rules
+
+
+def has_rules(message: Descriptor, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a field of the message, or of one that it holds, has a rule."""
+    if message.full_name in seen or message.full_name in WELL_KNOWN:
+        return False
+    seen |= {message.full_name}
+    return any(
+        rules_of(field).ByteSize() > 0 or (field.message_type is not None and has_rules(field.message_type, seen))
+        for field in message.fields
+    )
 
 
 def limits(rules: Any) -> Schema:
