@@ -25,6 +25,7 @@ def filters(settings: EdgeSettings) -> list[Config]:
     return [
         probe("/healthz", []),
         probe("/readyz", list(PUBLIC)),
+        *(probe(f"/readyz/{name}", [name]) for name in PUBLIC),
         compressor("brotli", {"quality": 4}),
         compressor("gzip", {}),
         typed("cors", "Cors"),

@@ -80,7 +80,10 @@ function envoy_on_request(request)
   end
   local whole = headers:get(":path")
   local path, query = whole:match("^(/api/[^?]*)%??(.*)$")
-  if path then
+  if WEB and (path == "/api/" or path == "/api/docs") and is_page(headers:get(":method"), whole) then
+    headers:replace("x-envoy-original-path", whole)
+    headers:replace(":path", "/api-docs.html") -- shows /api/openapi.json
+  elseif path then
     if query ~= "" then
       headers:replace(":path", path .. "?" .. with_full_names(path:gsub("/$", ""), query))
     end

@@ -1,6 +1,8 @@
 """Which request goes where: RPCs to their service, pages and assets to the built web app."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -70,7 +72,8 @@ def route_config(settings: EdgeSettings, openapi: str) -> Config:
         *(rpc_route(name, method) for name, method in methods()),
         *(service_route(name, service.full_name) for name, service in PUBLIC.items()),
         *(shared_route(prefix, name) for prefix in SHARED for name in ("trainer", "generator", "catalog")),
-        answer({"path": "/api/openapi.json"}, 200, openapi, JSON),
+        # Open to every page that may ask at all: the cors filter passes over fixed answers.
+        answer({"path": "/api/openapi.json"}, 200, openapi, JSON, {"access-control-allow-origin": "*"}),
         no_such_path(),
         *(web_routes(settings) if settings.has_web() else no_web_routes()),
     ]
@@ -170,12 +173,18 @@ def no_web_routes() -> list[Config]:
     ]
 
 
-def answer(match: Config, status: int, text: str, content_type: str = "") -> Config:
+def answer(
+    match: Config, status: int, text: str, content_type: str = "", headers: Mapping[str, str] = MappingProxyType({})
+) -> Config:
     """A fixed answer; plain text, and to gRPC a status, where no content type is given."""
     route: Config = {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}}
     if content_type:
-        header = {"key": "content-type", "value": content_type}
-        route["response_headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+        headers = {"content-type": content_type, **headers}
+    if headers:
+        route["response_headers_to_add"] = [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in headers.items()
+        ]
     return route
 
 

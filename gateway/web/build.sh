@@ -16,7 +16,8 @@ if ! { command -v npm && node -e "$new_enough"; } >/dev/null 2>&1; then
 fi
 installed=$web/node_modules/.package-lock.json
 if [ ! -e "$installed" ] || [ "$web/package-lock.json" -nt "$installed" ]; then
-  (cd $web && npm ci --no-audit --no-fund --loglevel=error)
+  # No package here needs its install script, and one of them would tell its makers that it was installed.
+  (cd $web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
   touch "$installed"
 fi
 $web/generate.sh "$python"

@@ -55,8 +55,8 @@ class Server:
             service.add_to_server(service.servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [service.name for service in self._services]
-        _know_all_contracts()
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        listed = {*names, *_all_contracts(), health.SERVICE_NAME, reflection.SERVICE_NAME}
+        reflection.enable_server_reflection(sorted(listed), server)
         try:
             self.port = server.add_insecure_port(self._listen)
         except RuntimeError as error:
@@ -82,14 +82,13 @@ class Server:
         await self.stop(0.2)
 
 
-def _know_all_contracts() -> None:
-    """Makes reflection describe every service's messages here: behind the gateway one service is asked about all."""
-    for module in (
-        "atelier.catalog.v1.catalog_service_pb2",
-        "atelier.trainer.v1.trainer_service_pb2",
-        "atelier.generator.v1.generator_service_pb2",
-    ):
-        importlib.import_module(module)
+def _all_contracts() -> list[str]:
+    """The services that clients call, whichever process serves them: behind the gateway one is asked about all."""
+    names = []
+    for package in ("catalog", "trainer", "generator"):
+        importlib.import_module(f"atelier.{package}.v1.{package}_service_pb2")  # reflection describes what is loaded
+        names.append(f"atelier.{package}.v1.{package.capitalize()}Service")
+    return names
 
 
 def announce(file: Path, address: str) -> None:

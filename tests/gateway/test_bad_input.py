@@ -165,6 +165,9 @@ def test_a_page_of_an_allowed_origin_and_our_own_may(http: Http) -> None:
     assert answer.headers["access-control-allow-origin"] == ALLOWED
     assert "grpc-status-details-bin" in answer.headers["access-control-expose-headers"]
     assert http("GET", "/api/models", origin=f"http://{http.address}").status == 200
+    document = http("GET", "/api/openapi.json", origin=ALLOWED)
+    assert (document.status, document.headers["access-control-allow-origin"]) == (200, "*")
+    assert http("GET", "/api/openapi.json", origin="https://evil.example").status == 403
 
 
 def test_a_name_that_was_pointed_at_this_machine_is_not_answered(http: Http) -> None:

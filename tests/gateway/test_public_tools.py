@@ -32,6 +32,15 @@ def test_buf_curl_calls_every_service_by_reflection(stack: Stack, protocol: str,
     assert json.loads(ran.stdout)[field]
 
 
+def test_reflection_lists_every_service_that_the_edge_offers(channel: grpc.Channel) -> None:
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
+    names = {service.name for service in answer.list_services_response.service}
+    assert names >= {f"atelier.{name}.v1.{name.capitalize()}Service" for name in ("catalog", "trainer", "generator")}
+
+
 @pytest.mark.parametrize("service", ["catalog", "trainer", "generator"])
 def test_the_health_of_each_service_is_asked_through_the_edge(
     stack: Stack, channel: grpc.Channel, service: str

@@ -58,6 +58,7 @@ def test_a_service_that_is_away_is_unavailable_by_every_protocol(tmp_path: Path,
     with gateway(tmp_path, **away, web_dir=str(tmp_path)) as http:
         assert http("GET", "/healthz").status == 200, "the edge itself is well"
         assert http("GET", "/readyz").status == 503
+        assert http("GET", "/readyz/trainer").status == 503
         rest = http("GET", "/api/models")
         assert (rest.status, rest.json["code"]) == (503, 14)
         request = pb.ListModelsRequest()
@@ -66,6 +67,17 @@ def test_a_service_that_is_away_is_unavailable_by_every_protocol(tmp_path: Path,
         assert caught.value.code == grpc.StatusCode.UNAVAILABLE.value[0]
         assert http("GET", "/").json["api"] == "/api/openapi.json", "no web app is built there"
         assert http("GET", "/api/openapi.json").status == 200
+        assert http("GET", "/api/docs").json["code"] == 5, "nor is the page of the paths"
+
+
+def test_the_probes_tell_one_service_from_another(tmp_path: Path, stack: Stack, nobody: str) -> None:
+    where = stack.addresses
+    services = {"catalog_address": where.catalog, "trainer_address": nobody, "generator_address": where.generator}
+    with gateway(tmp_path, **services) as http:
+        assert eventually(lambda: http("GET", "/readyz/catalog").status == 200)
+        assert eventually(lambda: http("GET", "/readyz/generator").status == 200)
+        assert http("GET", "/readyz/trainer").status == 503
+        assert http("GET", "/readyz").status == 503
 
 
 def test_reads_are_tried_again_and_writes_are_not(tmp_path: Path, stack: Stack, nobody: str) -> None:

@@ -10,7 +10,7 @@ import {
   useMantineColorScheme,
 } from "@mantine/core";
 import { useDisclosure, useNetwork } from "@mantine/hooks";
-import { IconBrush, IconCube, IconMoon, IconPhoto, IconSchool, IconSun } from "@tabler/icons-react";
+import { IconApi, IconBrush, IconCube, IconMoon, IconPhoto, IconSchool, IconSun } from "@tabler/icons-react";
 import type { ReactNode } from "react";
 import { Link, useLocation } from "wouter";
 import { useSpeech } from "../i18n";
@@ -84,6 +84,14 @@ export function Shell({ children }: { children: ReactNode }) {
             onClick={menu.close}
           />
         ))}
+        {/* A page of its own, not one of the app's. */}
+        <NavLink
+          mt="auto"
+          href="/api/docs"
+          label={words.app.api}
+          leftSection={<IconApi size={18} aria-hidden />}
+          className={classes.link}
+        />
       </AppShell.Navbar>
       <AppShell.Main id="content" tabIndex={-1} className={classes.main}>
         {!online && (

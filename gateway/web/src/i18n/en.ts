@@ -7,6 +7,7 @@ export const en = {
     menu: "Menu",
     navigation: "Pages",
     language: "Language",
+    api: "REST API",
     toDark: "Switch to dark colours",
     toLight: "Switch to light colours",
     offline: "No connection. What is running goes on; this page catches up by itself.",

@@ -8,6 +8,7 @@ export const fr: Words = {
     menu: "Menu",
     navigation: "Pages",
     language: "Langue",
+    api: "API REST",
     toDark: "Passer aux couleurs sombres",
     toLight: "Passer aux couleurs claires",
     offline: "Pas de connexion. Ce qui tourne continue ; cette page se rattrapera d'elle-même.",
