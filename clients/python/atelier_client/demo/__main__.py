@@ -14,6 +14,7 @@ from typing import Any
 from atelier.trainer.v1.training_pb2 import JobStatus, TrainingJob
 
 import assets
+from atelier_client.addresses import SERVICES
 from atelier_client.cli.session import err, out
 from atelier_client.cli.watching import watch_job
 from atelier_client.client import Atelier
@@ -50,7 +51,7 @@ def main() -> int:
     plan = read_plan(ASSETS / "demo-prompts.json")
     shutil.rmtree(OUT / "data", ignore_errors=True)
     out.print("Starting the services ...", markup=False)
-    with Stack(OUT / "data") as stack, stack.client() as client:
+    with Stack(OUT / "data", services=SERVICES) as stack, stack.client() as client:
         starter = seed(client)
         job = train(client, starter, plan)
         model = client.models.get(job.model_id)
