@@ -58,6 +58,7 @@ lint: $(READY) .imports
 	$(BIN)/buf format --diff --exit-code protos
 	protos/breaking.sh $(BIN)/buf $(MAIN)
 	protos/check_fresh.sh $(BIN)/python
+	cd gateway/web && ../../$(BIN)/oxlint -c .oxlintrc.json --deny-warnings src
 	gateway/web/build.sh $(BIN)/python check
 
 format: $(READY)

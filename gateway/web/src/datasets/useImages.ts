@@ -10,8 +10,8 @@ type Pages = InfiniteData<ListImagesResponse>;
 /** The pages with each image as `change` makes it, without those it makes null. */
 function withPages(data: Pages, change: (image: Image) => Image | null): Pages {
   const pages = data.pages.map((page) => ({ ...page, images: page.images.flatMap((image) => change(image) ?? []) }));
-  const size = ({ pages }: Pages) => pages.reduce((sum, page) => sum + page.images.length, 0);
-  const gone = BigInt(size(data) - size({ ...data, pages }));
+  const size = (all: Pages["pages"]) => all.reduce((sum, page) => sum + page.images.length, 0);
+  const gone = BigInt(size(data.pages) - size(pages));
   return { ...data, pages: pages.map((page) => ({ ...page, totalSize: page.totalSize - gone })) };
 }
 

@@ -32,7 +32,7 @@ export async function each<Item>(
   let next = 0;
   const failures: unknown[] = [];
   const lane = async () => {
-    // whoever holds its controller does
+    // oxlint-disable-next-line no-unmodified-loop-condition -- whoever holds its controller does
     while (next < items.length && failures.length === 0 && !signal?.aborted) {
       const item = items[next] as Item;
       next += 1;

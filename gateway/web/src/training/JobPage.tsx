@@ -48,6 +48,7 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
   // A pending job's stream says nothing until it is started, and beats meanwhile: starting it elsewhere is seen here too.
   // An ended job's stream ends; it is opened again once the job is tried again.
   const goneOn = hasEnded(progress.status) && job.lastSequence > progress.sequence;
+  // oxlint-disable-next-line react/exhaustive-effect-dependencies -- that it has gone on opens the stream again
   useEffect(() => watchJob(job.id, setWatched), [job.id, goneOn]);
   const status = goneOn ? job.status : progress.status || job.status;
   useEffect(() => {
@@ -59,6 +60,7 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
   const failure = progress.failure || job.failure?.message;
   const [busy, setBusy] = useState(false);
   const [pausing, setPausing] = useState(false);
+  // oxlint-disable-next-line react/set-state-in-effect, react/exhaustive-effect-dependencies -- any change ends the wish
   useEffect(() => setPausing(false), [status]);
   const act = (call: (request: { jobId: string }) => Promise<unknown>) => async () => {
     setBusy(true);

@@ -119,7 +119,7 @@ export function Log({ lines }: { lines: readonly LogLine[] }) {
       className={classes.log}
       role="log"
       aria-label={words.training.log}
-      // it scrolls, so the keyboard must reach it
+      // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- it scrolls, so the keyboard must reach it
       tabIndex={0}
       onScroll={({ currentTarget: it }) => {
         atEnd.current = it.scrollHeight - it.scrollTop - it.clientHeight < 24;
