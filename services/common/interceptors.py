@@ -2,6 +2,9 @@
 
 Streams are wrapped around their iteration, not around the call that returns the generator: a `try` around the call lets
 what a stream raises escape as UNKNOWN.
+
+Every RPC is handled as one that streams its requests, which on the wire is the same. grpc.aio never answers a unary
+request that ends before its message does: it takes it for a call that was cancelled. A stream's iteration ends there.
 """
 
 import asyncio
@@ -29,6 +32,14 @@ async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]
         yield request
 
 
+async def _only(requests: AsyncIterator[Message]) -> Message:
+    """The request of a call that has one, validated."""
+    async for request in requests:
+        validate(request)
+        return request
+    raise errors.InvalidArgument("is torn: it ended before its message did", field="request", reason="TORN_REQUEST")
+
+
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Validation, error mapping and one log line a call."""
 
@@ -52,23 +63,18 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         }
         if handler.response_streaming:
             behavior = handler.stream_stream or handler.unary_stream
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(self._streaming(behavior, method, request_id, handler.request_streaming), **codec)
+            call = self._streaming(behavior, method, request_id, handler.request_streaming)
+            return grpc.stream_stream_rpc_method_handler(call, **codec)
         behavior = handler.stream_unary or handler.unary_unary
-        make = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return make(self._single(behavior, method, request_id, handler.request_streaming), **codec)
+        call = self._single(behavior, method, request_id, handler.request_streaming)
+        return grpc.stream_unary_rpc_method_handler(call, **codec)
 
     def _single(self, behavior: Any, method: str, request_id: str, streams: bool) -> Any:
-        async def call(request: Any, context: Context) -> Any:
+        async def call(requests: AsyncIterator[Message], context: Context) -> Any:
             started = self._begin(request_id)
             try:
-                answer = await behavior(_checked(request, streams), context)
+                request = _validated(requests) if streams else await _only(requests)
+                answer = await behavior(request, context)
             except BaseException as error:
                 await self._fail(error, method, started, request_id, context)
             self._end(method, "OK", started)
@@ -77,10 +83,11 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _streaming(self, behavior: Any, method: str, request_id: str, streams: bool) -> Any:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def call(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Any]:
             started = self._begin(request_id)
             try:
-                async for answer in behavior(_checked(request, streams), context):
+                request = _validated(requests) if streams else await _only(requests)
+                async for answer in behavior(request, context):
                     yield answer
             except GeneratorExit:
                 raise
@@ -120,10 +127,3 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         trailing = ((DETAILS_KEY, status_of(error).SerializeToString()), (REQUEST_ID_KEY, request_id))
         await context.abort(code, error.message, trailing)
         raise AssertionError("abort returns nothing")
-
-
-def _checked(request: Any, streams: bool) -> Any:
-    if streams:
-        return _validated(request)
-    validate(request)
-    return request

@@ -105,6 +105,30 @@ async def test_each_message_of_an_upload_is_validated(channel: grpc.aio.Channel)
     assert list(caught.value.violations) == ["part"]
 
 
+@pytest.mark.parametrize("method", ["GetDataset", "StreamSnapshot"])
+async def test_a_request_that_ends_before_its_message_is_answered(channel: grpc.aio.Channel, method: str) -> None:
+    call = channel.stream_stream(f"/{NAME}/{method}")(iter(()), timeout=5)
+    with pytest.raises(errors.InvalidArgument, match="request: is torn") as caught:
+        await anext(peer_stream("the Catalog", call))
+    assert caught.value.reason == "TORN_REQUEST"
+
+
+async def test_a_client_that_leaves_before_its_request_leaves_nothing_behind(
+    server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with open_channel(server.address) as channel:
+        call = channel.stream_stream(f"/{NAME}/GetDataset")()
+        await call.wait_for_connection()
+        await asyncio.sleep(0.1)
+        call.cancel()
+    async with open_channel(server.address) as channel:
+        await asyncio.sleep(0.1)
+        await CatalogServiceStub(channel).GetDataset(pb.GetDatasetRequest(dataset_id=9))
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert "error" not in said.out + said.err
+
+
 async def test_what_is_not_implemented_says_so(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await CatalogServiceStub(channel).ListDatasets(pb.ListDatasetsRequest())

@@ -26,7 +26,10 @@ class Http:
         self.address = address
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """`body` is bytes, or a value sent as JSON. Header names are written with underscores."""
+        """`body` is bytes, an iterator of them sent in chunks, or a value sent as JSON.
+
+        Header names are written with underscores.
+        """
         with self.open(method, path, body, **headers) as response:
             return Answer(
                 response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
@@ -36,7 +39,7 @@ class Http:
     def open(self, method: str, path: str, body: Any = None, **headers: str) -> Iterator[http.client.HTTPResponse]:
         """The answer, its body still to be read."""
         connection = http.client.HTTPConnection(self.address, timeout=60)
-        sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        sent = body if body is None or isinstance(body, bytes | Iterator) else json.dumps(body).encode()
         try:
             connection.request(method, path, sent, {key.replace("_", "-"): value for key, value in headers.items()})
             yield connection.getresponse()
