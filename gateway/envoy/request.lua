@@ -43,8 +43,8 @@ local function decoded(letters)
   return table.concat(bytes)
 end
 
--- What is wrong with a gRPC-Web request that ends within its message: a service would wait for the rest for ever.
--- Its message is one flag, four bytes of length, and so many bytes.
+-- What is wrong with a gRPC-Web request that ends within its message: by how much, which a service could not say, and
+-- before it takes what is no gRPC-Web at all for an empty message. One flag, four bytes of length, and so many bytes.
 local function torn(request, headers, kind)
   local size = tonumber(headers:get("content-length") or "")
   if not size or size > HELD then return nil end

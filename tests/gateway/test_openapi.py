@@ -58,3 +58,15 @@ def test_an_answer_follows_its_schema(http: Http, edge: Atelier, starter: int, d
     assert checked >= 15
     error = document["components"]["responses"]["Error"]["content"]["application/json"]["schema"]
     Draft202012Validator({**error, "components": document["components"]}).validate(http("GET", "/api/models/9999").json)
+
+
+def test_the_rules_are_the_requests_alone(http: Http) -> None:
+    from jsonschema import Draft202012Validator
+
+    document = http("GET", "/api/openapi.json").json
+    schemas = document["components"]["schemas"]
+    assert "minimum" not in schemas["atelier.generator.v1.GenerationSettings.Answer"]["properties"]["width"]
+    body = document["paths"]["/api/generate/text-to-image"]["post"]["requestBody"]["content"]["application/json"]
+    check = Draft202012Validator({**body["schema"], "components": document["components"]})
+    check.validate({"settings": {"model_id": 4, "prompt": "red apple"}})
+    assert not check.is_valid({"settings": {"model_id": 4, "prompt": "red apple", "width": 7}})
