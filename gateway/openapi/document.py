@@ -12,9 +12,10 @@ from gateway.envoy.contract import PUBLIC, http_rule, methods, short_names
 from gateway.openapi.schemas import Schema, Schemas
 
 JSON = "application/json"
+BYTES = "application/octet-stream"  # what the bytes are is seen from themselves; tools offer a file for this type
 ABOUT = (
     "Everything a script can do with Atelier by plain HTTP. The same services speak gRPC and gRPC-Web on this port, "
-    "at /<package.Service>/<Method>. Answers that are streams have one JSON object a line."
+    "at `/package.Service/Method`. Answers that are streams have one JSON object a line."
 )
 
 
@@ -62,7 +63,7 @@ def operation(schemas: Schemas, method: MethodDescriptor, path: str, comments: M
     else:
         parameters += [parameter(schemas, field, "query") for field in rest]
         if http.body:
-            described["requestBody"] = {"required": True, "content": {"*/*": {}}}
+            described["requestBody"] = {"required": True, "content": {BYTES: {}}}
     if parameters:
         described["parameters"] = parameters
     return {**described, "responses": {"200": answer(schemas, method, http.response_body), "default": ERROR}}

@@ -1,5 +1,9 @@
 import "swagger-ui-dist/swagger-ui.css";
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
+import "./page.css";
+
+const scheme = document.documentElement.getAttribute("data-mantine-color-scheme"); // color-scheme.js
+document.documentElement.classList.toggle("dark-mode", scheme === "dark");
 
 SwaggerUI({
   url: "/api/openapi.json",
