@@ -33,6 +33,12 @@ constexpr std::size_t kChunkBytes = 256 * 1024;
 constexpr int kMaxMessageBytes = 64 * 1024 * 1024;  // a picture and what it takes to draw one fit well into this
 constexpr int kMaxFailures = 10;
 
+/// Whether a stream was cut, here or between the gateway and a service that is started again.
+bool WasCut(const grpc::Status& status) {
+  const auto code = status.error_code();
+  return code == grpc::UNAVAILABLE || code == grpc::INTERNAL || code == grpc::CANCELLED || code == grpc::UNKNOWN;
+}
+
 std::string Setting(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value ? value : otherwise;
@@ -150,7 +156,7 @@ class Studio {
         if (event.has_cancelled()) throw std::runtime_error("the job was cancelled");
       }
       grpc::Status status = stream->Finish();
-      if (status.error_code() != grpc::UNAVAILABLE || ++failures > kMaxFailures) Check(status);
+      if (!WasCut(status) || ++failures > kMaxFailures) Check(status);
       std::this_thread::sleep_for(std::chrono::milliseconds(500));
     }
   }
@@ -166,7 +172,8 @@ class Studio {
     while (stream->Read(&answer)) {
       if (answer.has_step())
         std::cout << "drawing, step " << answer.step().step() << "/" << answer.step().total_steps() << std::endl;
-      if (answer.has_image()) std::ofstream(picture, std::ios::binary) << answer.image().data();
+      if (answer.has_image() && !(std::ofstream(picture, std::ios::binary) << answer.image().data() << std::flush))
+        throw std::runtime_error("cannot write " + picture.string());
     }
     Check(stream->Finish());
   }

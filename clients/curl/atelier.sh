@@ -13,7 +13,8 @@ trap 'rm -f "$answer"' EXIT
 call() {
   method=$1 path=$2
   shift 2
-  status=$(curl --silent --show-error --request "$method" --output "$answer" --write-out '%{http_code}' "$@" "$url$path")
+  status=$(curl --silent --show-error --request "$method" --output "$answer" --write-out '%{http_code}' "$@" "$url$path") ||
+    exit 1
   if [ "$status" -ge 400 ]; then
     jq --raw-output '[.details[]?.field_violations[]? | "\(.field) \(.description)"] as $fields
       | "error: " + if $fields == [] then .message else $fields | join("; ") end' "$answer" >&2
@@ -21,6 +22,7 @@ call() {
   fi
   cat "$answer"
 }
+fail() { echo "error: $1" >&2 && exit 1; }
 json() { call "$1" "$2" --header 'content-type: application/json' --data "$3"; }
 escaped() { jq --null-input --raw-output --arg text "$1" '$text | @uri'; }
 
@@ -38,33 +40,34 @@ for file in "$folder"/*.png "$folder"/*.jpg "$folder"/*.jpeg "$folder"/*.webp; d
 done
 echo "$sent pictures in dataset $dataset"
 
-base=$(call GET '/api/models?page_size=1000' | jq --arg name "$base_model" \
-  '[.models[] | select(.name == $name)][0].id // error("there is no model \($name)")')
-order=$(jq --null-input --argjson dataset "$dataset" --argjson base "$base" \
-  --argjson steps "${ATELIER_STEPS:-100}" --argjson rank "${ATELIER_RANK:-4}" \
+base=$(call GET "/api/models?name=$(escaped "$base_model")" | jq '.models[0].id // empty')
+[ -n "$base" ] || fail "there is no model $base_model"
+# A number may be a JSON string: the service says so where it is none.
+order=$(jq --null-input --arg dataset "$dataset" --arg base "$base" \
+  --arg steps "${ATELIER_STEPS:-100}" --arg rank "${ATELIER_RANK:-4}" \
   '{dataset_id: $dataset, base_model_id: $base, config: {max_steps: $steps, lora: {rank: $rank}}, start: true}')
 job=$(json POST /api/training "$order" | jq --raw-output .job.id)
 
 # One event a line, as they happen. A stream that is cut is taken up again after the last event seen.
-after=0 model=''
-for _ in {1..10}; do
+after=0 model='' failures=0
+until [ -n "$model" ]; do
   while IFS=$'\t' read -r sequence kind text; do
-    after=$sequence
+    after=$sequence failures=0
     case $kind in
       step) echo "$text" ;;
       done) model=$text ;;
-      failed | cancelled) echo "error: the job did not complete: $kind $text" >&2 && exit 1 ;;
+      failed | cancelled) fail "the job did not complete: $kind $text" ;;
     esac
   done < <(curl --silent --no-buffer "$url/api/training/$job/events?after_sequence=$after" | jq --unbuffered --raw-output '
     .event | select(has("heartbeat") | not) | [.sequence, (keys - ["sequence", "created_at"])[0],
       if .step then "step \(.step.step)/\(.step.total_steps), loss \(.step.smoothed_loss)"
       elif .done then .done.model_id else .failed.message // "" end] | @tsv')
-  [ -z "$model" ] || break
-  sleep 1
+  [ -n "$model" ] || sleep 1
+  [ $((failures += 1)) -le 10 ] || fail "there is no news of job $job any more"
 done
-echo "model ${model:?the gateway did not answer}"
+echo "model $model"
 
-request=$(jq --null-input --argjson model "$model" --arg prompt "$prompt" '{settings: {model_id: $model, prompt: $prompt}}')
+request=$(jq --null-input --arg model "$model" --arg prompt "$prompt" '{settings: {model_id: $model, prompt: $prompt}}')
 drawn=$(json POST /api/generate/text-to-image "$request" | jq --raw-output .generation.id)
-curl --silent --fail --output "$picture" "$url/api/generations/$drawn/images/0"
+curl --silent --show-error --fail --output "$picture" "$url/api/generations/$drawn/images/0" || exit 1
 echo "$picture is drawn"

@@ -35,6 +35,9 @@ const catalog = connect(atelier.catalog.v1.CatalogService);
 const trainer = connect(atelier.trainer.v1.TrainerService);
 const generator = connect(atelier.generator.v1.GeneratorService);
 
+/** How a stream ends that was cut, here or between the gateway and a service that is started again. */
+const CUT = [grpc.status.UNAVAILABLE, grpc.status.INTERNAL, grpc.status.CANCELLED, grpc.status.UNKNOWN];
+
 /** A unary call as a promise. */
 const call = (client, method, request) =>
   new Promise((resolve, reject) => {
@@ -48,6 +51,7 @@ async function upload(datasetId, folder) {
   const answer = new Promise((resolve, reject) => {
     stream = catalog.UploadImages((error, value) => (error ? reject(error) : resolve(value)));
   });
+  answer.catch(() => {}); // it may come while a file is read; whoever awaits it is told all the same
   const send = async (part) => {
     // A stream that is refused is never drained: its answer is an error then.
     if (!stream.write(part)) await Promise.race([new Promise((drained) => stream.once("drain", drained)), answer]);
@@ -78,7 +82,7 @@ async function* watch(jobId) {
         if (["done", "failed", "cancelled"].includes(event.event)) return;
       }
     } catch (error) {
-      if (error.code !== grpc.status.UNAVAILABLE || ++failures > 10) throw error;
+      if (!CUT.includes(error.code) || ++failures > 10) throw error;
     }
     await sleep(500);
   }

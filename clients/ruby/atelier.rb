@@ -3,6 +3,8 @@
 
 # Pictures in, a trained model out, a picture from it: over gRPC through the gateway's one port.
 # Usage: ruby atelier.rb FOLDER PICTURE.png [PROMPT]     (settings: see README.md)
+Encoding.default_external = Encoding::UTF_8 # names and captions, whatever the locale
+
 require 'grpc'
 require 'securerandom'
 
@@ -22,6 +24,8 @@ BASE_MODEL = ENV.fetch('ATELIER_BASE_MODEL', 'Atelier Starter')
 STEPS = Integer(ENV.fetch('ATELIER_STEPS', '100'))
 RANK = Integer(ENV.fetch('ATELIER_RANK', '4'))
 CHUNK_BYTES = 256 * 1024
+# How a stream ends that was cut, here or between the gateway and a service that is started again.
+CUT = [GRPC::Unavailable, GRPC::Internal, GRPC::Cancelled, GRPC::Unknown].freeze
 PICTURES = %w[.png .jpg .jpeg .webp].freeze
 
 # One person's session: the three services behind one address.
@@ -76,7 +80,7 @@ class Studio
         yield answer.event
         return nil if %i[done failed cancelled].include?(answer.event.event)
       end
-    rescue GRPC::Unavailable
+    rescue *CUT
       raise if (failures += 1) > 10
 
       sleep 0.5
