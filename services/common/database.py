@@ -26,6 +26,13 @@ def _on_sqlite_connect(connection: Any, _: object) -> None:
     cursor.close()
 
 
+def _on_sqlite_invalidate(connection: Any, _: object, error: BaseException | None) -> None:
+    """A statement whose task was cancelled has SQLAlchemy close the connection as it is, in mid-transaction, and SQLite
+    keeps the write lock of a closed connection until its last cursor is collected, which may be never."""
+    if error is not None:
+        connection.rollback()
+
+
 def create_engine(url: str, *, schema: str) -> AsyncEngine:
     """An engine on `url`. On Postgres every connection works in `schema`; a SQLite file is one service's own.
 
@@ -35,6 +42,7 @@ def create_engine(url: str, *, schema: str) -> AsyncEngine:
     if parsed.get_backend_name() == "sqlite":
         engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), connect_args={"timeout": 30})
         event.listen(engine.sync_engine, "connect", _on_sqlite_connect)
+        event.listen(engine.sync_engine, "invalidate", _on_sqlite_invalidate)
         return engine
     if parsed.get_backend_name() == "postgresql":
         return create_async_engine(

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from services.common.database import create_engine, open_database
 from services.common.errors import Unavailable
+from services.common.rows import Transactions
 
 MIGRATIONS = Path("services/catalog/migrations").resolve()
 
@@ -50,3 +51,47 @@ async def test_a_database_out_of_reach_is_named_without_its_password() -> None:
 def test_other_databases_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="mysql"):
         create_engine("mysql://host/db", schema="s")
+
+
+@pytest.mark.parametrize("cancellations", [1, 2])
+async def test_a_cancelled_transaction_leaves_no_lock_and_no_row_wherever_it_was(
+    database_url: str, cancellations: int
+) -> None:
+    """Its task is cancelled after each number of turns of the loop, so at every place where it waits."""
+    rows = sa.Table(
+        "rows", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Integer)
+    )
+    engine = create_engine(database_url, schema="public")
+    async with engine.begin() as connection:
+        await connection.run_sync(rows.metadata.create_all)
+        await connection.execute(sa.insert(rows).values(value=0))
+    db = Transactions(engine, "the test")
+    committed = 0
+
+    async def write() -> None:
+        nonlocal committed
+        async with db.begin() as connection:
+            update = sa.update(rows).where(rows.c.id == 1).values(value=rows.c.value + 1).returning(rows.c.value)
+            (await connection.execute(update)).one()
+            await connection.execute(sa.insert(rows), [{"value": 1}, {"value": 2}])
+        committed += 1
+
+    cut = 0
+    for turns in range(60):
+        task = asyncio.create_task(write())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for _ in range(cancellations):
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([task])
+        cut += task.cancelled()
+        async with asyncio.timeout(10):  # a lock that stayed would be waited for for 30 seconds
+            await write()
+    async with db.read() as connection:
+        value = (await connection.execute(sa.select(rows.c.value).where(rows.c.id == 1))).scalar_one()
+        others = (await connection.execute(sa.select(sa.func.count()).where(rows.c.id != 1))).scalar_one()
+    await engine.dispose()
+    assert cut > 0
+    assert others == 2 * value
+    assert committed <= value <= committed + cut
