@@ -26,11 +26,10 @@ def _on_sqlite_connect(connection: Any, _: object) -> None:
     cursor.close()
 
 
-def _on_sqlite_invalidate(connection: Any, _: object, error: BaseException | None) -> None:
-    """A statement whose task was cancelled has SQLAlchemy close the connection as it is, in mid-transaction, and SQLite
-    keeps the write lock of a closed connection until its last cursor is collected, which may be never."""
-    if error is not None:
-        connection.rollback()
+def _on_sqlite_invalidate(connection: Any, *_: object) -> None:
+    """Rolls back before the close. A statement whose task is cancelled has SQLAlchemy close the connection as it is, in
+    mid-transaction, and SQLite keeps a closed connection's write lock until its last cursor is collected as garbage."""
+    connection.rollback()
 
 
 def create_engine(url: str, *, schema: str) -> AsyncEngine:
