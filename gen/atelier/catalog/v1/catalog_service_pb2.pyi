@@ -23,6 +23,49 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _FindingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_KIND_UNSPECIFIED: _FindingKind.ValueType  # 0
+    FINDING_KIND_DAMAGED: _FindingKind.ValueType  # 1
+    """The bytes are gone, or do not decode."""
+    FINDING_KIND_EXACT_DUPLICATES: _FindingKind.ValueType  # 2
+    """The same pixels in other files: one group."""
+    FINDING_KIND_NEAR_DUPLICATES: _FindingKind.ValueType  # 3
+    """Pictures that look alike: one group."""
+    FINDING_KIND_TOO_SMALL: _FindingKind.ValueType  # 4
+    """The short side has fewer pixels than the resolution: enlarged, it teaches blur."""
+    FINDING_KIND_BLURRED: _FindingKind.ValueType  # 5
+    """Hardly any edges: the variance of the Laplacian is below 100."""
+    FINDING_KIND_CLIPPED: _FindingKind.ValueType  # 6
+    """A photograph with much of it entirely black or entirely white."""
+    FINDING_KIND_MISSING_CAPTION: _FindingKind.ValueType  # 7
+    FINDING_KIND_BOILERPLATE_CAPTION: _FindingKind.ValueType  # 8
+    """A file's name instead of a caption, or one caption on many pictures: one group."""
+
+class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper): ...
+
+FINDING_KIND_UNSPECIFIED: FindingKind.ValueType  # 0
+FINDING_KIND_DAMAGED: FindingKind.ValueType  # 1
+"""The bytes are gone, or do not decode."""
+FINDING_KIND_EXACT_DUPLICATES: FindingKind.ValueType  # 2
+"""The same pixels in other files: one group."""
+FINDING_KIND_NEAR_DUPLICATES: FindingKind.ValueType  # 3
+"""Pictures that look alike: one group."""
+FINDING_KIND_TOO_SMALL: FindingKind.ValueType  # 4
+"""The short side has fewer pixels than the resolution: enlarged, it teaches blur."""
+FINDING_KIND_BLURRED: FindingKind.ValueType  # 5
+"""Hardly any edges: the variance of the Laplacian is below 100."""
+FINDING_KIND_CLIPPED: FindingKind.ValueType  # 6
+"""A photograph with much of it entirely black or entirely white."""
+FINDING_KIND_MISSING_CAPTION: FindingKind.ValueType  # 7
+FINDING_KIND_BOILERPLATE_CAPTION: FindingKind.ValueType  # 8
+"""A file's name instead of a caption, or one caption on many pictures: one group."""
+Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
+
 class _UploadRefusal:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -85,6 +128,33 @@ IMAGE_VARIANT_ORIGINAL: ImageVariant.ValueType  # 1
 IMAGE_VARIANT_THUMBNAIL: ImageVariant.ValueType  # 2
 """WebP, its longer side at most the deployment's thumbnail side, upright, sRGB."""
 Global___ImageVariant: _TypeAlias = ImageVariant  # noqa: Y015
+
+class _ExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
+    """Diffusers."""
+    EXPORT_FORMAT_DIFFUSERS: _ExportFormat.ValueType  # 1
+    """A zip: the files as diffusers loads them, and a model card (README.md) for a hub."""
+    EXPORT_FORMAT_LORA_DIFFUSERS: _ExportFormat.ValueType  # 2
+    """A LoRA as one .safetensors file, as diffusers' load_lora_weights takes it."""
+    EXPORT_FORMAT_LORA_KOHYA: _ExportFormat.ValueType  # 3
+    """A LoRA in the layout of kohya's scripts, with their ss_ metadata: for ComfyUI and AUTOMATIC1111."""
+
+class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper): ...
+
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
+"""Diffusers."""
+EXPORT_FORMAT_DIFFUSERS: ExportFormat.ValueType  # 1
+"""A zip: the files as diffusers loads them, and a model card (README.md) for a hub."""
+EXPORT_FORMAT_LORA_DIFFUSERS: ExportFormat.ValueType  # 2
+"""A LoRA as one .safetensors file, as diffusers' load_lora_weights takes it."""
+EXPORT_FORMAT_LORA_KOHYA: ExportFormat.ValueType  # 3
+"""A LoRA in the layout of kohya's scripts, with their ss_ metadata: for ComfyUI and AUTOMATIC1111."""
+Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
 @_typing.final
 class GetCatalogCapabilitiesRequest(_message.Message):
@@ -371,6 +441,171 @@ class DeleteDatasetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDatasetResponse: _TypeAlias = DeleteDatasetResponse  # noqa: Y015
+
+@_typing.final
+class InspectDatasetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.int
+    resolution: _builtins.int
+    """The side in pixels that training is meant for; 0 means 512."""
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.int = ...,
+        resolution: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id", "resolution", b"resolution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectDatasetRequest: _TypeAlias = InspectDatasetRequest  # noqa: Y015
+
+@_typing.final
+class InspectDatasetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    INSPECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___InspectionProgress: ...
+    @_builtins.property
+    def inspection(self) -> Global___DatasetInspection:
+        """The last answer."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___InspectionProgress | None = ...,
+        inspection: Global___DatasetInspection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "inspection", b"inspection", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "inspection", b"inspection", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["progress", "inspection"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___InspectDatasetResponse: _TypeAlias = InspectDatasetResponse  # noqa: Y015
+
+@_typing.final
+class InspectionProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    done: _builtins.int
+    """Pictures measured."""
+    total: _builtins.int
+    def __init__(
+        self,
+        *,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectionProgress: _TypeAlias = InspectionProgress  # noqa: Y015
+
+@_typing.final
+class DatasetInspection(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_IMAGES_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    num_images: _builtins.int
+    resolution: _builtins.int
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """In the order of FindingKind; several of one kind for groups of pictures."""
+
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BucketCount]:
+        """With aspect_buckets, the sizes that the pictures would be trained at, the most common first."""
+
+    def __init__(
+        self,
+        *,
+        num_images: _builtins.int = ...,
+        resolution: _builtins.int = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+        buckets: _abc.Iterable[Global___BucketCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "findings", b"findings", "num_images", b"num_images", "resolution", b"resolution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetInspection: _TypeAlias = DatasetInspection  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    IMAGE_IDS_FIELD_NUMBER: _builtins.int
+    NUM_IMAGES_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    kind: Global___FindingKind.ValueType
+    num_images: _builtins.int
+    detail: _builtins.str
+    """What they share, where it is text: the caption."""
+    @_builtins.property
+    def image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The first 100, by id."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___FindingKind.ValueType = ...,
+        image_ids: _abc.Iterable[_builtins.int] | None = ...,
+        num_images: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "image_ids", b"image_ids", "kind", b"kind", "num_images", b"num_images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class BucketCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    NUM_IMAGES_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    height: _builtins.int
+    num_images: _builtins.int
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        num_images: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "num_images", b"num_images", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BucketCount: _TypeAlias = BucketCount  # noqa: Y015
 
 @_typing.final
 class RefreshDatasetRequest(_message.Message):
@@ -1259,6 +1494,7 @@ class RegisterModelRequest(_message.Message):
     DATASET_ID_FIELD_NUMBER: _builtins.int
     SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
     CHECKPOINT_STEP_FIELD_NUMBER: _builtins.int
+    PROMOTED_FIELD_NUMBER: _builtins.int
     TRIGGER_WORDS_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -1274,6 +1510,8 @@ class RegisterModelRequest(_message.Message):
     dataset_id: _builtins.int
     snapshot_digest: _builtins.str
     checkpoint_step: _builtins.int
+    promoted: _builtins.bool
+    """One of the job's checkpoints and not its outcome, of which there is one: `request_id` says which it is."""
     license: _builtins.str
     description: _builtins.str
     native_resolution: _builtins.int
@@ -1299,6 +1537,7 @@ class RegisterModelRequest(_message.Message):
         dataset_id: _builtins.int | None = ...,
         snapshot_digest: _builtins.str = ...,
         checkpoint_step: _builtins.int | None = ...,
+        promoted: _builtins.bool = ...,
         trigger_words: _abc.Iterable[_builtins.str] | None = ...,
         license: _builtins.str = ...,
         description: _builtins.str = ...,
@@ -1306,7 +1545,7 @@ class RegisterModelRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "checkpoint_step", b"checkpoint_step", "dataset_id", b"dataset_id", "hub", b"hub", "stored", b"stored", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "category", b"category", "checkpoint_step", b"checkpoint_step", "dataset_id", b"dataset_id", "description", b"description", "family", b"family", "hub", b"hub", "job_id", b"job_id", "layout", b"layout", "license", b"license", "name", b"name", "native_resolution", b"native_resolution", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "stored", b"stored", "trigger_words", b"trigger_words", "type", b"type", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "category", b"category", "checkpoint_step", b"checkpoint_step", "dataset_id", b"dataset_id", "description", b"description", "family", b"family", "hub", b"hub", "job_id", b"job_id", "layout", b"layout", "license", b"license", "name", b"name", "native_resolution", b"native_resolution", "promoted", b"promoted", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "stored", b"stored", "trigger_words", b"trigger_words", "type", b"type", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_model_id: _TypeAlias = _typing.Literal["base_model_id"]  # noqa: Y015
     _WhichOneofArgType__base_model_id: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id"]  # noqa: Y015
@@ -1346,6 +1585,169 @@ class RegisterModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterModelResponse: _TypeAlias = RegisterModelResponse  # noqa: Y015
+
+@_typing.final
+class ExportModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.int
+    format: Global___ExportFormat.ValueType
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.int = ...,
+        format: Global___ExportFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportModelRequest: _TypeAlias = ExportModelRequest  # noqa: Y015
+
+@_typing.final
+class ExportModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    FILENAME_FIELD_NUMBER: _builtins.int
+    filename: _builtins.str
+    """In the first answer: what to call the file."""
+    @_builtins.property
+    def content(self) -> _httpbody_pb2.HttpBody:
+        """A piece of the file."""
+
+    def __init__(
+        self,
+        *,
+        content: _httpbody_pb2.HttpBody | None = ...,
+        filename: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "filename", b"filename"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportModelResponse: _TypeAlias = ExportModelResponse  # noqa: Y015
+
+@_typing.final
+class ImportModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___ImportStart:
+        """First, once."""
+
+    @_builtins.property
+    def chunk(self) -> Global___ImportChunk: ...
+    def __init__(
+        self,
+        *,
+        start: Global___ImportStart | None = ...,
+        chunk: Global___ImportChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ImportModelRequest: _TypeAlias = ImportModelRequest  # noqa: Y015
+
+@_typing.final
+class ImportStart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_ID_FIELD_NUMBER: _builtins.int
+    TRIGGER_WORDS_FIELD_NUMBER: _builtins.int
+    LICENSE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID of the caller's choice: the same id again gives the first answer."""
+    name: _builtins.str
+    base_model_id: _builtins.int
+    """The model that it is drawn with."""
+    license: _builtins.str
+    description: _builtins.str
+    @_builtins.property
+    def trigger_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        base_model_id: _builtins.int = ...,
+        trigger_words: _abc.Iterable[_builtins.str] | None = ...,
+        license: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_id", b"base_model_id", "description", b"description", "license", b"license", "name", b"name", "request_id", b"request_id", "trigger_words", b"trigger_words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportStart: _TypeAlias = ImportStart  # noqa: Y015
+
+@_typing.final
+class ImportChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where in the file it begins."""
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportChunk: _TypeAlias = ImportChunk  # noqa: Y015
+
+@_typing.final
+class ImportModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """What was found out of the file: the largest rank of its layers, and whose layout it has."""
+    layout: _builtins.str
+    @_builtins.property
+    def model(self) -> _model_pb2.Model: ...
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+        rank: _builtins.int = ...,
+        layout: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "model", b"model", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportModelResponse: _TypeAlias = ImportModelResponse  # noqa: Y015
 
 @_typing.final
 class GetModelLineageRequest(_message.Message):

@@ -73,6 +73,11 @@ class CatalogServiceStub:
                 request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RefreshDatasetRequest.SerializeToString,
                 response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RefreshDatasetResponse.FromString,
                 _registered_method=True)
+        self.InspectDataset = channel.unary_stream(
+                '/atelier.catalog.v1.CatalogService/InspectDataset',
+                request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.InspectDatasetRequest.SerializeToString,
+                response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.InspectDatasetResponse.FromString,
+                _registered_method=True)
         self.UploadImage = channel.unary_unary(
                 '/atelier.catalog.v1.CatalogService/UploadImage',
                 request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.UploadImageRequest.SerializeToString,
@@ -153,6 +158,16 @@ class CatalogServiceStub:
                 request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RegisterModelRequest.SerializeToString,
                 response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RegisterModelResponse.FromString,
                 _registered_method=True)
+        self.ExportModel = channel.unary_stream(
+                '/atelier.catalog.v1.CatalogService/ExportModel',
+                request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ExportModelRequest.SerializeToString,
+                response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ExportModelResponse.FromString,
+                _registered_method=True)
+        self.ImportModel = channel.stream_unary(
+                '/atelier.catalog.v1.CatalogService/ImportModel',
+                request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelRequest.SerializeToString,
+                response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelResponse.FromString,
+                _registered_method=True)
         self.GetModelLineage = channel.unary_unary(
                 '/atelier.catalog.v1.CatalogService/GetModelLineage',
                 request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.GetModelLineageRequest.SerializeToString,
@@ -217,6 +232,15 @@ class CatalogServiceServicer:
     def RefreshDataset(self, request, context):
         """The guide's "Refresh Count": counts the rows again, reads every image's bytes and names what is missing or corrupt.
         NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectDataset(self, request, context):
+        """What a trainer should know before training: pictures that look alike, are too small, blurred, clipped or damaged,
+        captions that are missing or say nothing, and the sizes that the pictures would be trained at. Progress first, the
+        inspection last; each picture is measured once and for all. NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -338,6 +362,24 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportModel(self, request, context):
+        """A model's weights as a file that other programs read, in pieces: for programs, and for browsers as a download.
+        NOT_FOUND; FAILED_PRECONDITION: the weights are on a hub, the model is no LoRA and a LoRA's format was asked for, or
+        the format cannot hold it; DATA_LOSS: a file is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportModel(self, request_iterator, context):
+        """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+        INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
+        FAILED_PRECONDITION: it is a LoRA for another family than its base.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelLineage(self, request, context):
         """What it came from and what came from it. NOT_FOUND.
         """
@@ -390,6 +432,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.RefreshDataset,
                     request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RefreshDatasetRequest.FromString,
                     response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RefreshDatasetResponse.SerializeToString,
+            ),
+            'InspectDataset': grpc.unary_stream_rpc_method_handler(
+                    servicer.InspectDataset,
+                    request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.InspectDatasetRequest.FromString,
+                    response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.InspectDatasetResponse.SerializeToString,
             ),
             'UploadImage': grpc.unary_unary_rpc_method_handler(
                     servicer.UploadImage,
@@ -470,6 +517,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.RegisterModel,
                     request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RegisterModelRequest.FromString,
                     response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RegisterModelResponse.SerializeToString,
+            ),
+            'ExportModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportModel,
+                    request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ExportModelRequest.FromString,
+                    response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ExportModelResponse.SerializeToString,
+            ),
+            'ImportModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportModel,
+                    request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelRequest.FromString,
+                    response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelResponse.SerializeToString,
             ),
             'GetModelLineage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelLineage,
@@ -675,6 +732,33 @@ class CatalogService:
             '/atelier.catalog.v1.CatalogService/RefreshDataset',
             atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RefreshDatasetRequest.SerializeToString,
             atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RefreshDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/atelier.catalog.v1.CatalogService/InspectDataset',
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.InspectDatasetRequest.SerializeToString,
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.InspectDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1107,6 +1191,60 @@ class CatalogService:
             '/atelier.catalog.v1.CatalogService/RegisterModel',
             atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RegisterModelRequest.SerializeToString,
             atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.RegisterModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/atelier.catalog.v1.CatalogService/ExportModel',
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ExportModelRequest.SerializeToString,
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ExportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/atelier.catalog.v1.CatalogService/ImportModel',
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelRequest.SerializeToString,
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

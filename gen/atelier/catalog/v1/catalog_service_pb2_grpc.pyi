@@ -54,6 +54,11 @@ class CatalogServiceStub:
     """The guide's "Refresh Count": counts the rows again, reads every image's bytes and names what is missing or corrupt.
     NOT_FOUND.
     """
+    InspectDataset: _grpc.UnaryStreamMultiCallable[_catalog_service_pb2.InspectDatasetRequest, _catalog_service_pb2.InspectDatasetResponse]
+    """What a trainer should know before training: pictures that look alike, are too small, blurred, clipped or damaged,
+    captions that are missing or say nothing, and the sizes that the pictures would be trained at. Progress first, the
+    inspection last; each picture is measured once and for all. NOT_FOUND.
+    """
     UploadImage: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.UploadImageRequest, _catalog_service_pb2.UploadImageResponse]
     """One file with its caption: the browser's way. NOT_FOUND: no such dataset; ALREADY_EXISTS: the dataset has these
     bytes; INVALID_ARGUMENT: the file is refused (ErrorInfo.reason is an UploadRefusal name).
@@ -94,6 +99,16 @@ class CatalogServiceStub:
     the first model. NOT_FOUND: the base model; FAILED_PRECONDITION: a file is not in the blob store, or the base is of
     another family.
     """
+    ExportModel: _grpc.UnaryStreamMultiCallable[_catalog_service_pb2.ExportModelRequest, _catalog_service_pb2.ExportModelResponse]
+    """A model's weights as a file that other programs read, in pieces: for programs, and for browsers as a download.
+    NOT_FOUND; FAILED_PRECONDITION: the weights are on a hub, the model is no LoRA and a LoRA's format was asked for, or
+    the format cannot hold it; DATA_LOSS: a file is gone.
+    """
+    ImportModel: _grpc.StreamUnaryMultiCallable[_catalog_service_pb2.ImportModelRequest, _catalog_service_pb2.ImportModelResponse]
+    """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+    INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
+    FAILED_PRECONDITION: it is a LoRA for another family than its base.
+    """
     GetModelLineage: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetModelLineageRequest, _catalog_service_pb2.GetModelLineageResponse]
     """What it came from and what came from it. NOT_FOUND."""
     SeedModels: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.SeedModelsRequest, _catalog_service_pb2.SeedModelsResponse]
@@ -126,6 +141,11 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     RefreshDataset: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.RefreshDatasetRequest, _catalog_service_pb2.RefreshDatasetResponse]  # type: ignore[assignment]
     """The guide's "Refresh Count": counts the rows again, reads every image's bytes and names what is missing or corrupt.
     NOT_FOUND.
+    """
+    InspectDataset: _aio.UnaryStreamMultiCallable[_catalog_service_pb2.InspectDatasetRequest, _catalog_service_pb2.InspectDatasetResponse]  # type: ignore[assignment]
+    """What a trainer should know before training: pictures that look alike, are too small, blurred, clipped or damaged,
+    captions that are missing or say nothing, and the sizes that the pictures would be trained at. Progress first, the
+    inspection last; each picture is measured once and for all. NOT_FOUND.
     """
     UploadImage: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.UploadImageRequest, _catalog_service_pb2.UploadImageResponse]  # type: ignore[assignment]
     """One file with its caption: the browser's way. NOT_FOUND: no such dataset; ALREADY_EXISTS: the dataset has these
@@ -166,6 +186,16 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Makes a model of weights that lie on a hub or in the blob store. With `job_id` it does so once: a second call gives
     the first model. NOT_FOUND: the base model; FAILED_PRECONDITION: a file is not in the blob store, or the base is of
     another family.
+    """
+    ExportModel: _aio.UnaryStreamMultiCallable[_catalog_service_pb2.ExportModelRequest, _catalog_service_pb2.ExportModelResponse]  # type: ignore[assignment]
+    """A model's weights as a file that other programs read, in pieces: for programs, and for browsers as a download.
+    NOT_FOUND; FAILED_PRECONDITION: the weights are on a hub, the model is no LoRA and a LoRA's format was asked for, or
+    the format cannot hold it; DATA_LOSS: a file is gone.
+    """
+    ImportModel: _aio.StreamUnaryMultiCallable[_catalog_service_pb2.ImportModelRequest, _catalog_service_pb2.ImportModelResponse]  # type: ignore[assignment]
+    """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+    INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
+    FAILED_PRECONDITION: it is a LoRA for another family than its base.
     """
     GetModelLineage: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetModelLineageRequest, _catalog_service_pb2.GetModelLineageResponse]  # type: ignore[assignment]
     """What it came from and what came from it. NOT_FOUND."""
@@ -238,6 +268,17 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_service_pb2.RefreshDatasetResponse, _abc.Awaitable[_catalog_service_pb2.RefreshDatasetResponse]]:
         """The guide's "Refresh Count": counts the rows again, reads every image's bytes and names what is missing or corrupt.
         NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def InspectDataset(
+        self,
+        request: _catalog_service_pb2.InspectDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_service_pb2.InspectDatasetResponse], _abc.AsyncIterator[_catalog_service_pb2.InspectDatasetResponse]]:
+        """What a trainer should know before training: pictures that look alike, are too small, blurred, clipped or damaged,
+        captions that are missing or say nothing, and the sizes that the pictures would be trained at. Progress first, the
+        inspection last; each picture is measured once and for all. NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -374,6 +415,28 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a model of weights that lie on a hub or in the blob store. With `job_id` it does so once: a second call gives
         the first model. NOT_FOUND: the base model; FAILED_PRECONDITION: a file is not in the blob store, or the base is of
         another family.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportModel(
+        self,
+        request: _catalog_service_pb2.ExportModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_service_pb2.ExportModelResponse], _abc.AsyncIterator[_catalog_service_pb2.ExportModelResponse]]:
+        """A model's weights as a file that other programs read, in pieces: for programs, and for browsers as a download.
+        NOT_FOUND; FAILED_PRECONDITION: the weights are on a hub, the model is no LoRA and a LoRA's format was asked for, or
+        the format cannot hold it; DATA_LOSS: a file is gone.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_catalog_service_pb2.ImportModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.ImportModelResponse, _abc.Awaitable[_catalog_service_pb2.ImportModelResponse]]:
+        """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+        INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
+        FAILED_PRECONDITION: it is a LoRA for another family than its base.
         """
 
     @_abc_1.abstractmethod

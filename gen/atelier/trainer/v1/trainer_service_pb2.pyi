@@ -139,6 +139,96 @@ class CreateTrainingJobResponse(_message.Message):
 Global___CreateTrainingJobResponse: _TypeAlias = CreateTrainingJobResponse  # noqa: Y015
 
 @_typing.final
+class EstimateTrainingJobRequest(_message.Message):
+    """As for CreateTrainingJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.int
+    base_model_id: _builtins.int
+    method: _training_pb2.TrainingMethod.ValueType
+    @_builtins.property
+    def config(self) -> _training_pb2.TrainingConfig: ...
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.int = ...,
+        base_model_id: _builtins.int = ...,
+        method: _training_pb2.TrainingMethod.ValueType = ...,
+        config: _training_pb2.TrainingConfig | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_id", b"base_model_id", "config", b"config", "dataset_id", b"dataset_id", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateTrainingJobRequest: _TypeAlias = EstimateTrainingJobRequest  # noqa: Y015
+
+@_typing.final
+class EstimateTrainingJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    TRAINED_PARAMETERS_FIELD_NUMBER: _builtins.int
+    NUM_IMAGES_FIELD_NUMBER: _builtins.int
+    TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    TOTAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DURATION_MILLIS_FIELD_NUMBER: _builtins.int
+    STEP_MILLIS_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    device: _training_pb2.Device.ValueType
+    trained_parameters: _builtins.int
+    num_images: _builtins.int
+    """Pictures to learn from: without those held out."""
+    total_steps: _builtins.int
+    total_epochs: _builtins.int
+    memory_bytes: _builtins.int
+    """The most that the worker needs at once: on the device, or of the machine where it trains on the CPU."""
+    memory_total_bytes: _builtins.int
+    duration_millis: _builtins.int
+    """From the first picture read to the last step, without what waits for others."""
+    step_millis: _builtins.int
+    disk_bytes: _builtins.int
+    """Checkpoints that are kept, states and the model."""
+    disk_free_bytes: _builtins.int
+    @_builtins.property
+    def config(self) -> _training_pb2.TrainingConfig:
+        """Every default filled in."""
+
+    def __init__(
+        self,
+        *,
+        config: _training_pb2.TrainingConfig | None = ...,
+        device: _training_pb2.Device.ValueType = ...,
+        trained_parameters: _builtins.int = ...,
+        num_images: _builtins.int = ...,
+        total_steps: _builtins.int = ...,
+        total_epochs: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        memory_total_bytes: _builtins.int = ...,
+        duration_millis: _builtins.int = ...,
+        step_millis: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+        disk_free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "device", b"device", "disk_bytes", b"disk_bytes", "disk_free_bytes", b"disk_free_bytes", "duration_millis", b"duration_millis", "memory_bytes", b"memory_bytes", "memory_total_bytes", b"memory_total_bytes", "num_images", b"num_images", "step_millis", b"step_millis", "total_epochs", b"total_epochs", "total_steps", b"total_steps", "trained_parameters", b"trained_parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateTrainingJobResponse: _TypeAlias = EstimateTrainingJobResponse  # noqa: Y015
+
+@_typing.final
 class GetTrainingJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -587,16 +677,22 @@ class ListMetricsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POINTS_FIELD_NUMBER: _builtins.int
+    VALIDATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.StepProgress]: ...
+    @_builtins.property
+    def validations(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.ValidationEvent]:
+        """Every measurement on the pictures held out, in order."""
+
     def __init__(
         self,
         *,
         points: _abc.Iterable[_training_pb2.StepProgress] | None = ...,
+        validations: _abc.Iterable[_training_pb2.ValidationEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "validations", b"validations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,6 +784,93 @@ class ListCheckpointsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCheckpointsResponse: _TypeAlias = ListCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class PromoteCheckpointRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    step: _builtins.int
+    name: _builtins.str
+    """Empty means the job's name and the step."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "name", b"name", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteCheckpointRequest: _TypeAlias = PromoteCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class PromoteCheckpointResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.int
+    model_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.int = ...,
+        model_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "model_name", b"model_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteCheckpointResponse: _TypeAlias = PromoteCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class DownloadSampleSheetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadSampleSheetRequest: _TypeAlias = DownloadSampleSheetRequest  # noqa: Y015
+
+@_typing.final
+class DownloadSampleSheetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def content(self) -> _httpbody_pb2.HttpBody: ...
+    def __init__(
+        self,
+        *,
+        content: _httpbody_pb2.HttpBody | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadSampleSheetResponse: _TypeAlias = DownloadSampleSheetResponse  # noqa: Y015
 
 @_typing.final
 class DownloadSampleRequest(_message.Message):

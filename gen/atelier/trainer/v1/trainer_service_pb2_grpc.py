@@ -48,6 +48,11 @@ class TrainerServiceStub:
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CreateTrainingJobRequest.SerializeToString,
                 response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CreateTrainingJobResponse.FromString,
                 _registered_method=True)
+        self.EstimateTrainingJob = channel.unary_unary(
+                '/atelier.trainer.v1.TrainerService/EstimateTrainingJob',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.EstimateTrainingJobRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.EstimateTrainingJobResponse.FromString,
+                _registered_method=True)
         self.GetTrainingJob = channel.unary_unary(
                 '/atelier.trainer.v1.TrainerService/GetTrainingJob',
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.GetTrainingJobRequest.SerializeToString,
@@ -113,6 +118,16 @@ class TrainerServiceStub:
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ListCheckpointsRequest.SerializeToString,
                 response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ListCheckpointsResponse.FromString,
                 _registered_method=True)
+        self.PromoteCheckpoint = channel.unary_unary(
+                '/atelier.trainer.v1.TrainerService/PromoteCheckpoint',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PromoteCheckpointRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PromoteCheckpointResponse.FromString,
+                _registered_method=True)
+        self.DownloadSampleSheet = channel.unary_unary(
+                '/atelier.trainer.v1.TrainerService/DownloadSampleSheet',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetResponse.FromString,
+                _registered_method=True)
         self.DownloadSample = channel.unary_unary(
                 '/atelier.trainer.v1.TrainerService/DownloadSample',
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleRequest.SerializeToString,
@@ -137,6 +152,16 @@ class TrainerServiceServicer:
     def CreateTrainingJob(self, request, context):
         """Checks everything, pins a snapshot of the dataset and leaves the job pending. NOT_FOUND: the dataset or the base
         model; FAILED_PRECONDITION: the dataset is empty, or the base model cannot be trained by this method (family, type).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateTrainingJob(self, request, context):
+        """What a job would take: steps, memory, time and disk. It is measured: the base model is loaded and a few steps are made,
+        so it takes some seconds, and other work on the device makes it slower. NOT_FOUND: the dataset or the base model;
+        FAILED_PRECONDITION: as for CreateTrainingJob, or the job does not fit (DOES_NOT_FIT, with the figures).
+        Estimates wait for one another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,7 +260,24 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCheckpoints(self, request, context):
-        """The checkpoints that are kept (`checkpoints.keep`), of the last attempt. NOT_FOUND.
+        """The checkpoints that are kept: the latest (`checkpoints.keep`), the best by validation loss and the promoted ones.
+        NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteCheckpoint(self, request, context):
+        """Registers a checkpoint that is kept as a model of its own, while the job runs or later; again it gives the same model.
+        NOT_FOUND: no such job, or no checkpoint of this step is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadSampleSheet(self, request, context):
+        """All samples of the last attempt on one PNG: a row for each step, a column for each prompt, named. NOT_FOUND;
+        FAILED_PRECONDITION: the job has drawn none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,6 +302,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CreateTrainingJob,
                     request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CreateTrainingJobRequest.FromString,
                     response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CreateTrainingJobResponse.SerializeToString,
+            ),
+            'EstimateTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateTrainingJob,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.EstimateTrainingJobRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.EstimateTrainingJobResponse.SerializeToString,
             ),
             'GetTrainingJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrainingJob,
@@ -326,6 +373,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ListCheckpointsRequest.FromString,
                     response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ListCheckpointsResponse.SerializeToString,
             ),
+            'PromoteCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteCheckpoint,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PromoteCheckpointRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PromoteCheckpointResponse.SerializeToString,
+            ),
+            'DownloadSampleSheet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DownloadSampleSheet,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetResponse.SerializeToString,
+            ),
             'DownloadSample': grpc.unary_unary_rpc_method_handler(
                     servicer.DownloadSample,
                     request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleRequest.FromString,
@@ -390,6 +447,33 @@ class TrainerService:
             '/atelier.trainer.v1.TrainerService/CreateTrainingJob',
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CreateTrainingJobRequest.SerializeToString,
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CreateTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/EstimateTrainingJob',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.EstimateTrainingJobRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.EstimateTrainingJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -741,6 +825,60 @@ class TrainerService:
             '/atelier.trainer.v1.TrainerService/ListCheckpoints',
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ListCheckpointsRequest.SerializeToString,
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/PromoteCheckpoint',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PromoteCheckpointRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.PromoteCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadSampleSheet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/DownloadSampleSheet',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetResponse.FromString,
             options,
             channel_credentials,
             insecure,

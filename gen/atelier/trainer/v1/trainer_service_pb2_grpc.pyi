@@ -43,6 +43,12 @@ class TrainerServiceStub:
     """Checks everything, pins a snapshot of the dataset and leaves the job pending. NOT_FOUND: the dataset or the base
     model; FAILED_PRECONDITION: the dataset is empty, or the base model cannot be trained by this method (family, type).
     """
+    EstimateTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.EstimateTrainingJobRequest, _trainer_service_pb2.EstimateTrainingJobResponse]
+    """What a job would take: steps, memory, time and disk. It is measured: the base model is loaded and a few steps are made,
+    so it takes some seconds, and other work on the device makes it slower. NOT_FOUND: the dataset or the base model;
+    FAILED_PRECONDITION: as for CreateTrainingJob, or the job does not fit (DOES_NOT_FIT, with the figures).
+    Estimates wait for one another.
+    """
     GetTrainingJob: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.GetTrainingJobRequest, _trainer_service_pb2.GetTrainingJobResponse]
     """NOT_FOUND."""
     ListTrainingJobs: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ListTrainingJobsRequest, _trainer_service_pb2.ListTrainingJobsResponse]
@@ -84,7 +90,17 @@ class TrainerServiceStub:
     StreamLogs: _grpc.UnaryStreamMultiCallable[_trainer_service_pb2.StreamLogsRequest, _trainer_service_pb2.StreamLogsResponse]
     """The worker's log lines, then new ones while the job runs. NOT_FOUND."""
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.ListCheckpointsRequest, _trainer_service_pb2.ListCheckpointsResponse]
-    """The checkpoints that are kept (`checkpoints.keep`), of the last attempt. NOT_FOUND."""
+    """The checkpoints that are kept: the latest (`checkpoints.keep`), the best by validation loss and the promoted ones.
+    NOT_FOUND.
+    """
+    PromoteCheckpoint: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.PromoteCheckpointRequest, _trainer_service_pb2.PromoteCheckpointResponse]
+    """Registers a checkpoint that is kept as a model of its own, while the job runs or later; again it gives the same model.
+    NOT_FOUND: no such job, or no checkpoint of this step is kept.
+    """
+    DownloadSampleSheet: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleSheetRequest, _trainer_service_pb2.DownloadSampleSheetResponse]
+    """All samples of the last attempt on one PNG: a row for each step, a column for each prompt, named. NOT_FOUND;
+    FAILED_PRECONDITION: the job has drawn none.
+    """
     DownloadSample: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleRequest, _trainer_service_pb2.DownloadSampleResponse]
     """A sample picture. NOT_FOUND: no such job or sample."""
 
@@ -102,6 +118,12 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     CreateTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.CreateTrainingJobRequest, _trainer_service_pb2.CreateTrainingJobResponse]  # type: ignore[assignment]
     """Checks everything, pins a snapshot of the dataset and leaves the job pending. NOT_FOUND: the dataset or the base
     model; FAILED_PRECONDITION: the dataset is empty, or the base model cannot be trained by this method (family, type).
+    """
+    EstimateTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.EstimateTrainingJobRequest, _trainer_service_pb2.EstimateTrainingJobResponse]  # type: ignore[assignment]
+    """What a job would take: steps, memory, time and disk. It is measured: the base model is loaded and a few steps are made,
+    so it takes some seconds, and other work on the device makes it slower. NOT_FOUND: the dataset or the base model;
+    FAILED_PRECONDITION: as for CreateTrainingJob, or the job does not fit (DOES_NOT_FIT, with the figures).
+    Estimates wait for one another.
     """
     GetTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.GetTrainingJobRequest, _trainer_service_pb2.GetTrainingJobResponse]  # type: ignore[assignment]
     """NOT_FOUND."""
@@ -144,7 +166,17 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     StreamLogs: _aio.UnaryStreamMultiCallable[_trainer_service_pb2.StreamLogsRequest, _trainer_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """The worker's log lines, then new ones while the job runs. NOT_FOUND."""
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.ListCheckpointsRequest, _trainer_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
-    """The checkpoints that are kept (`checkpoints.keep`), of the last attempt. NOT_FOUND."""
+    """The checkpoints that are kept: the latest (`checkpoints.keep`), the best by validation loss and the promoted ones.
+    NOT_FOUND.
+    """
+    PromoteCheckpoint: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.PromoteCheckpointRequest, _trainer_service_pb2.PromoteCheckpointResponse]  # type: ignore[assignment]
+    """Registers a checkpoint that is kept as a model of its own, while the job runs or later; again it gives the same model.
+    NOT_FOUND: no such job, or no checkpoint of this step is kept.
+    """
+    DownloadSampleSheet: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleSheetRequest, _trainer_service_pb2.DownloadSampleSheetResponse]  # type: ignore[assignment]
+    """All samples of the last attempt on one PNG: a row for each step, a column for each prompt, named. NOT_FOUND;
+    FAILED_PRECONDITION: the job has drawn none.
+    """
     DownloadSample: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleRequest, _trainer_service_pb2.DownloadSampleResponse]  # type: ignore[assignment]
     """A sample picture. NOT_FOUND: no such job or sample."""
 
@@ -171,6 +203,18 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_service_pb2.CreateTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.CreateTrainingJobResponse]]:
         """Checks everything, pins a snapshot of the dataset and leaves the job pending. NOT_FOUND: the dataset or the base
         model; FAILED_PRECONDITION: the dataset is empty, or the base model cannot be trained by this method (family, type).
+        """
+
+    @_abc_1.abstractmethod
+    def EstimateTrainingJob(
+        self,
+        request: _trainer_service_pb2.EstimateTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.EstimateTrainingJobResponse, _abc.Awaitable[_trainer_service_pb2.EstimateTrainingJobResponse]]:
+        """What a job would take: steps, memory, time and disk. It is measured: the base model is loaded and a few steps are made,
+        so it takes some seconds, and other work on the device makes it slower. NOT_FOUND: the dataset or the base model;
+        FAILED_PRECONDITION: as for CreateTrainingJob, or the job does not fit (DOES_NOT_FIT, with the figures).
+        Estimates wait for one another.
         """
 
     @_abc_1.abstractmethod
@@ -291,7 +335,29 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_service_pb2.ListCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.ListCheckpointsResponse, _abc.Awaitable[_trainer_service_pb2.ListCheckpointsResponse]]:
-        """The checkpoints that are kept (`checkpoints.keep`), of the last attempt. NOT_FOUND."""
+        """The checkpoints that are kept: the latest (`checkpoints.keep`), the best by validation loss and the promoted ones.
+        NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteCheckpoint(
+        self,
+        request: _trainer_service_pb2.PromoteCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.PromoteCheckpointResponse, _abc.Awaitable[_trainer_service_pb2.PromoteCheckpointResponse]]:
+        """Registers a checkpoint that is kept as a model of its own, while the job runs or later; again it gives the same model.
+        NOT_FOUND: no such job, or no checkpoint of this step is kept.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadSampleSheet(
+        self,
+        request: _trainer_service_pb2.DownloadSampleSheetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_service_pb2.DownloadSampleSheetResponse, _abc.Awaitable[_trainer_service_pb2.DownloadSampleSheetResponse]]:
+        """All samples of the last attempt on one PNG: a row for each step, a column for each prompt, named. NOT_FOUND;
+        FAILED_PRECONDITION: the job has drawn none.
+        """
 
     @_abc_1.abstractmethod
     def DownloadSample(

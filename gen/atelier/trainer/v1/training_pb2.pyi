@@ -114,6 +114,61 @@ LEARNING_RATE_SCHEDULE_LINEAR: LearningRateSchedule.ValueType  # 2
 LEARNING_RATE_SCHEDULE_COSINE: LearningRateSchedule.ValueType  # 3
 Global___LearningRateSchedule: _TypeAlias = LearningRateSchedule  # noqa: Y015
 
+class _Optimizer:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OptimizerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Optimizer.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPTIMIZER_UNSPECIFIED: _Optimizer.ValueType  # 0
+    """AdamW."""
+    OPTIMIZER_ADAMW: _Optimizer.ValueType  # 1
+    """Loshchilov and Hutter 2019."""
+    OPTIMIZER_ADAMW_8BIT: _Optimizer.ValueType  # 2
+    """The same with its two moments in 8 bits, block by block (Dettmers et al. 2022): a quarter of its memory."""
+    OPTIMIZER_PRODIGY: _Optimizer.ValueType  # 3
+    """Finds the step size by itself (Mishchenko and Defazio 2024); the learning rate multiplies it and is 1 where unset."""
+    OPTIMIZER_ADAFACTOR: _Optimizer.ValueType  # 4
+    """Second moments by rows and columns (Shazeer and Stern 2018): hardly any memory."""
+
+class Optimizer(_Optimizer, metaclass=_OptimizerEnumTypeWrapper): ...
+
+OPTIMIZER_UNSPECIFIED: Optimizer.ValueType  # 0
+"""AdamW."""
+OPTIMIZER_ADAMW: Optimizer.ValueType  # 1
+"""Loshchilov and Hutter 2019."""
+OPTIMIZER_ADAMW_8BIT: Optimizer.ValueType  # 2
+"""The same with its two moments in 8 bits, block by block (Dettmers et al. 2022): a quarter of its memory."""
+OPTIMIZER_PRODIGY: Optimizer.ValueType  # 3
+"""Finds the step size by itself (Mishchenko and Defazio 2024); the learning rate multiplies it and is 1 where unset."""
+OPTIMIZER_ADAFACTOR: Optimizer.ValueType  # 4
+"""Second moments by rows and columns (Shazeer and Stern 2018): hardly any memory."""
+Global___Optimizer: _TypeAlias = Optimizer  # noqa: Y015
+
+class _PredictionType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PredictionTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PredictionType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PREDICTION_TYPE_UNSPECIFIED: _PredictionType.ValueType  # 0
+    """What the base model answers."""
+    PREDICTION_TYPE_EPSILON: _PredictionType.ValueType  # 1
+    """The noise (Ho et al. 2020)."""
+    PREDICTION_TYPE_V_PREDICTION: _PredictionType.ValueType  # 2
+    """The velocity between picture and noise (Salimans and Ho 2022)."""
+
+class PredictionType(_PredictionType, metaclass=_PredictionTypeEnumTypeWrapper):
+    """What the denoiser learns to answer."""
+
+PREDICTION_TYPE_UNSPECIFIED: PredictionType.ValueType  # 0
+"""What the base model answers."""
+PREDICTION_TYPE_EPSILON: PredictionType.ValueType  # 1
+"""The noise (Ho et al. 2020)."""
+PREDICTION_TYPE_V_PREDICTION: PredictionType.ValueType  # 2
+"""The velocity between picture and noise (Salimans and Ho 2022)."""
+Global___PredictionType: _TypeAlias = PredictionType  # noqa: Y015
+
 class _Device:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -170,6 +225,8 @@ class _LoadingStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoadingS
     LOADING_STAGE_DRAWING_CLASS_IMAGES: _LoadingStage.ValueType  # 4
     LOADING_STAGE_SAVING: _LoadingStage.ValueType  # 5
     LOADING_STAGE_REGISTERING: _LoadingStage.ValueType  # 6
+    LOADING_STAGE_COMPARING_IMAGES: _LoadingStage.ValueType  # 7
+    """Looks for near-duplicates before pictures are held out."""
 
 class LoadingStage(_LoadingStage, metaclass=_LoadingStageEnumTypeWrapper): ...
 
@@ -180,6 +237,8 @@ LOADING_STAGE_CACHING_LATENTS: LoadingStage.ValueType  # 3
 LOADING_STAGE_DRAWING_CLASS_IMAGES: LoadingStage.ValueType  # 4
 LOADING_STAGE_SAVING: LoadingStage.ValueType  # 5
 LOADING_STAGE_REGISTERING: LoadingStage.ValueType  # 6
+LOADING_STAGE_COMPARING_IMAGES: LoadingStage.ValueType  # 7
+"""Looks for near-duplicates before pictures are held out."""
 Global___LoadingStage: _TypeAlias = LoadingStage  # noqa: Y015
 
 @_typing.final
@@ -212,6 +271,16 @@ class TrainingConfig(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    EMA_DECAY_FIELD_NUMBER: _builtins.int
+    PREDICTION_TYPE_FIELD_NUMBER: _builtins.int
+    ZERO_TERMINAL_SNR_FIELD_NUMBER: _builtins.int
+    CAPTION_SHUFFLE_FIELD_NUMBER: _builtins.int
+    CAPTION_KEEP_TAGS_FIELD_NUMBER: _builtins.int
+    ASPECT_BUCKETS_FIELD_NUMBER: _builtins.int
+    MASKED_LOSS_FIELD_NUMBER: _builtins.int
+    COMPILE_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """[1e-4]"""
     batch_size: _builtins.int
@@ -249,6 +318,29 @@ class TrainingConfig(_message.Message):
     trigger_word: _builtins.str
     """Put before every caption, and kept as the model's trigger word."""
     device: Global___Device.ValueType
+    optimizer: Global___Optimizer.ValueType
+    ema_decay: _builtins.float
+    """The model is the exponential moving average of the weights with this decay, for example 0.999, which rises from 0 in
+    the first steps; 0 turns it off. [0]
+    """
+    prediction_type: Global___PredictionType.ValueType
+    """Only where every weight is trained: a LoRA is drawn with its base's."""
+    zero_terminal_snr: _builtins.bool
+    """Stretch the noise schedule to end in pure noise, so that very dark and very bright pictures can be drawn (Lin et al.
+    2024). Wants v-prediction, and every weight to be trained. [false]
+    """
+    caption_shuffle: _builtins.bool
+    """Put the tags of a caption, parted by commas, into another order at each step. [false]"""
+    caption_keep_tags: _builtins.int
+    """So many tags stay in front. [0]"""
+    aspect_buckets: _builtins.bool
+    """Keep the pictures' aspect ratios: each is cropped to the nearest of a few sizes with about resolution x resolution
+    pixels, smaller ones to smaller sizes, none is enlarged; a batch has one size. [false]
+    """
+    masked_loss: _builtins.bool
+    """Where pictures have transparent parts, learn nothing from those. [false]"""
+    compile: _builtins.bool
+    """Compile the denoiser's repeated blocks: slow to start, faster steps on a GPU. [false]"""
     @_builtins.property
     def lora(self) -> Global___LoraConfig: ...
     @_builtins.property
@@ -257,6 +349,8 @@ class TrainingConfig(_message.Message):
     def samples(self) -> Global___SampleConfig: ...
     @_builtins.property
     def checkpoints(self) -> Global___CheckpointConfig: ...
+    @_builtins.property
+    def validation(self) -> Global___ValidationConfig: ...
     def __init__(
         self,
         *,
@@ -284,15 +378,35 @@ class TrainingConfig(_message.Message):
         samples: Global___SampleConfig | None = ...,
         checkpoints: Global___CheckpointConfig | None = ...,
         device: Global___Device.ValueType = ...,
+        optimizer: Global___Optimizer.ValueType = ...,
+        ema_decay: _builtins.float | None = ...,
+        prediction_type: Global___PredictionType.ValueType = ...,
+        zero_terminal_snr: _builtins.bool | None = ...,
+        caption_shuffle: _builtins.bool | None = ...,
+        caption_keep_tags: _builtins.int | None = ...,
+        aspect_buckets: _builtins.bool | None = ...,
+        masked_loss: _builtins.bool | None = ...,
+        compile: _builtins.bool | None = ...,
+        validation: Global___ValidationConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "checkpoints", b"checkpoints", "dreambooth", b"dreambooth", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "noise_offset", b"noise_offset", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "seed", b"seed", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets", "_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_caption_keep_tags", b"_caption_keep_tags", "_caption_shuffle", b"_caption_shuffle", "_compile", b"_compile", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_masked_loss", b"_masked_loss", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "_zero_terminal_snr", b"_zero_terminal_snr", "aspect_buckets", b"aspect_buckets", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "caption_keep_tags", b"caption_keep_tags", "caption_shuffle", b"caption_shuffle", "checkpoints", b"checkpoints", "compile", b"compile", "dreambooth", b"dreambooth", "ema_decay", b"ema_decay", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "masked_loss", b"masked_loss", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "noise_offset", b"noise_offset", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "seed", b"seed", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "validation", b"validation", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_terminal_snr", b"zero_terminal_snr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "checkpoints", b"checkpoints", "device", b"device", "dreambooth", b"dreambooth", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "mixed_precision", b"mixed_precision", "noise_offset", b"noise_offset", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "schedule", b"schedule", "seed", b"seed", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "trigger_word", b"trigger_word", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets", "_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_caption_keep_tags", b"_caption_keep_tags", "_caption_shuffle", b"_caption_shuffle", "_compile", b"_compile", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_masked_loss", b"_masked_loss", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "_zero_terminal_snr", b"_zero_terminal_snr", "aspect_buckets", b"aspect_buckets", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "caption_keep_tags", b"caption_keep_tags", "caption_shuffle", b"caption_shuffle", "checkpoints", b"checkpoints", "compile", b"compile", "device", b"device", "dreambooth", b"dreambooth", "ema_decay", b"ema_decay", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "masked_loss", b"masked_loss", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "mixed_precision", b"mixed_precision", "noise_offset", b"noise_offset", "optimizer", b"optimizer", "prediction_type", b"prediction_type", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "schedule", b"schedule", "seed", b"seed", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "trigger_word", b"trigger_word", "validation", b"validation", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_terminal_snr", b"zero_terminal_snr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__aspect_buckets: _TypeAlias = _typing.Literal["aspect_buckets"]  # noqa: Y015
+    _WhichOneofArgType__aspect_buckets: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets"]  # noqa: Y015
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__caption_dropout: _TypeAlias = _typing.Literal["caption_dropout"]  # noqa: Y015
     _WhichOneofArgType__caption_dropout: _TypeAlias = _typing.Literal["_caption_dropout", b"_caption_dropout"]  # noqa: Y015
+    _WhichOneofReturnType__caption_keep_tags: _TypeAlias = _typing.Literal["caption_keep_tags"]  # noqa: Y015
+    _WhichOneofArgType__caption_keep_tags: _TypeAlias = _typing.Literal["_caption_keep_tags", b"_caption_keep_tags"]  # noqa: Y015
+    _WhichOneofReturnType__caption_shuffle: _TypeAlias = _typing.Literal["caption_shuffle"]  # noqa: Y015
+    _WhichOneofArgType__caption_shuffle: _TypeAlias = _typing.Literal["_caption_shuffle", b"_caption_shuffle"]  # noqa: Y015
+    _WhichOneofReturnType__compile: _TypeAlias = _typing.Literal["compile"]  # noqa: Y015
+    _WhichOneofArgType__compile: _TypeAlias = _typing.Literal["_compile", b"_compile"]  # noqa: Y015
+    _WhichOneofReturnType__ema_decay: _TypeAlias = _typing.Literal["ema_decay"]  # noqa: Y015
+    _WhichOneofArgType__ema_decay: _TypeAlias = _typing.Literal["_ema_decay", b"_ema_decay"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
     _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
     _WhichOneofReturnType__gradient_accumulation_steps: _TypeAlias = _typing.Literal["gradient_accumulation_steps"]  # noqa: Y015
@@ -301,6 +415,8 @@ class TrainingConfig(_message.Message):
     _WhichOneofArgType__gradient_checkpointing: _TypeAlias = _typing.Literal["_gradient_checkpointing", b"_gradient_checkpointing"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__masked_loss: _TypeAlias = _typing.Literal["masked_loss"]  # noqa: Y015
+    _WhichOneofArgType__masked_loss: _TypeAlias = _typing.Literal["_masked_loss", b"_masked_loss"]  # noqa: Y015
     _WhichOneofReturnType__max_grad_norm: _TypeAlias = _typing.Literal["max_grad_norm"]  # noqa: Y015
     _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
     _WhichOneofReturnType__max_steps: _TypeAlias = _typing.Literal["max_steps"]  # noqa: Y015
@@ -321,10 +437,22 @@ class TrainingConfig(_message.Message):
     _WhichOneofArgType__warmup_steps: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
+    _WhichOneofReturnType__zero_terminal_snr: _TypeAlias = _typing.Literal["zero_terminal_snr"]  # noqa: Y015
+    _WhichOneofArgType__zero_terminal_snr: _TypeAlias = _typing.Literal["_zero_terminal_snr", b"_zero_terminal_snr"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__aspect_buckets) -> _WhichOneofReturnType__aspect_buckets | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__caption_dropout) -> _WhichOneofReturnType__caption_dropout | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__caption_keep_tags) -> _WhichOneofReturnType__caption_keep_tags | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__caption_shuffle) -> _WhichOneofReturnType__caption_shuffle | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compile) -> _WhichOneofReturnType__compile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ema_decay) -> _WhichOneofReturnType__ema_decay | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
     @_typing.overload
@@ -333,6 +461,8 @@ class TrainingConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_checkpointing) -> _WhichOneofReturnType__gradient_checkpointing | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__masked_loss) -> _WhichOneofReturnType__masked_loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_grad_norm) -> _WhichOneofReturnType__max_grad_norm | None: ...
     @_typing.overload
@@ -353,6 +483,8 @@ class TrainingConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__zero_terminal_snr) -> _WhichOneofReturnType__zero_terminal_snr | None: ...
 
 Global___TrainingConfig: _TypeAlias = TrainingConfig  # noqa: Y015
 
@@ -366,12 +498,21 @@ class LoraConfig(_message.Message):
     ALPHA_FIELD_NUMBER: _builtins.int
     DROPOUT_FIELD_NUMBER: _builtins.int
     TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    RSLORA_FIELD_NUMBER: _builtins.int
+    DORA_FIELD_NUMBER: _builtins.int
+    PLUS_RATIO_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """[4]"""
     alpha: _builtins.float
     """The adapter's output is scaled by alpha / rank. Unset means alpha = rank."""
     dropout: _builtins.float
     """[0]"""
+    rslora: _builtins.bool
+    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (Kalajdzievski 2023). [false]"""
+    dora: _builtins.bool
+    """Learn directions and magnitudes apart (Liu et al. 2024). [false]"""
+    plus_ratio: _builtins.float
+    """The second matrix learns so many times faster than the first: LoRA+ (Hayou et al. 2024), whose authors take 16. [1]"""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Module names in the denoiser. Empty means its attention: to_q, to_k, to_v, to_out.0."""
@@ -383,23 +524,38 @@ class LoraConfig(_message.Message):
         alpha: _builtins.float | None = ...,
         dropout: _builtins.float | None = ...,
         target_modules: _abc.Iterable[_builtins.str] | None = ...,
+        rslora: _builtins.bool | None = ...,
+        dora: _builtins.bool | None = ...,
+        plus_ratio: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dora", b"_dora", "_dropout", b"_dropout", "_plus_ratio", b"_plus_ratio", "_rank", b"_rank", "_rslora", b"_rslora", "alpha", b"alpha", "dora", b"dora", "dropout", b"dropout", "plus_ratio", b"plus_ratio", "rank", b"rank", "rslora", b"rslora"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank", "target_modules", b"target_modules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dora", b"_dora", "_dropout", b"_dropout", "_plus_ratio", b"_plus_ratio", "_rank", b"_rank", "_rslora", b"_rslora", "alpha", b"alpha", "dora", b"dora", "dropout", b"dropout", "plus_ratio", b"plus_ratio", "rank", b"rank", "rslora", b"rslora", "target_modules", b"target_modules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__dora: _TypeAlias = _typing.Literal["dora"]  # noqa: Y015
+    _WhichOneofArgType__dora: _TypeAlias = _typing.Literal["_dora", b"_dora"]  # noqa: Y015
     _WhichOneofReturnType__dropout: _TypeAlias = _typing.Literal["dropout"]  # noqa: Y015
     _WhichOneofArgType__dropout: _TypeAlias = _typing.Literal["_dropout", b"_dropout"]  # noqa: Y015
+    _WhichOneofReturnType__plus_ratio: _TypeAlias = _typing.Literal["plus_ratio"]  # noqa: Y015
+    _WhichOneofArgType__plus_ratio: _TypeAlias = _typing.Literal["_plus_ratio", b"_plus_ratio"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    _WhichOneofReturnType__rslora: _TypeAlias = _typing.Literal["rslora"]  # noqa: Y015
+    _WhichOneofArgType__rslora: _TypeAlias = _typing.Literal["_rslora", b"_rslora"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dora) -> _WhichOneofReturnType__dora | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dropout) -> _WhichOneofReturnType__dropout | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plus_ratio) -> _WhichOneofReturnType__plus_ratio | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rslora) -> _WhichOneofReturnType__rslora | None: ...
 
 Global___LoraConfig: _TypeAlias = LoraConfig  # noqa: Y015
 
@@ -537,6 +693,55 @@ class CheckpointConfig(_message.Message):
 Global___CheckpointConfig: _TypeAlias = CheckpointConfig  # noqa: Y015
 
 @_typing.final
+class ValidationConfig(_message.Message):
+    """Pictures held out, to see what training does to pictures that it never sees."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    INTERVAL_STEPS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    USE_BEST_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    """Share of the dataset's pictures; 0 holds none out. Near-duplicates stay together, on one side or the other. [0]"""
+    interval_steps: _builtins.int
+    """Steps between measurements; unset means once an epoch. The last step is always measured."""
+    patience: _builtins.int
+    """End the training after so many measurements without a better one; 0 trains to the last step. [0]"""
+    use_best: _builtins.bool
+    """The model is the best checkpoint by validation loss, not the last step. [false]"""
+    def __init__(
+        self,
+        *,
+        share: _builtins.float | None = ...,
+        interval_steps: _builtins.int | None = ...,
+        patience: _builtins.int | None = ...,
+        use_best: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interval_steps", b"_interval_steps", "_patience", b"_patience", "_share", b"_share", "_use_best", b"_use_best", "interval_steps", b"interval_steps", "patience", b"patience", "share", b"share", "use_best", b"use_best"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interval_steps", b"_interval_steps", "_patience", b"_patience", "_share", b"_share", "_use_best", b"_use_best", "interval_steps", b"interval_steps", "patience", b"patience", "share", b"share", "use_best", b"use_best"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__interval_steps: _TypeAlias = _typing.Literal["interval_steps"]  # noqa: Y015
+    _WhichOneofArgType__interval_steps: _TypeAlias = _typing.Literal["_interval_steps", b"_interval_steps"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
+    _WhichOneofReturnType__use_best: _TypeAlias = _typing.Literal["use_best"]  # noqa: Y015
+    _WhichOneofArgType__use_best: _TypeAlias = _typing.Literal["_use_best", b"_use_best"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interval_steps) -> _WhichOneofReturnType__interval_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_best) -> _WhichOneofReturnType__use_best | None: ...
+
+Global___ValidationConfig: _TypeAlias = ValidationConfig  # noqa: Y015
+
+@_typing.final
 class JobFailure(_message.Message):
     """Why a job failed."""
 
@@ -672,6 +877,7 @@ class StepProgress(_message.Message):
     REMAINING_MILLIS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GRAD_NORM_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     total_steps: _builtins.int
     epoch: _builtins.int
@@ -688,6 +894,8 @@ class StepProgress(_message.Message):
     memory_bytes: _builtins.int
     """In use on the training device; resident memory of the worker on the CPU."""
     grad_norm: _builtins.float
+    peak_memory_bytes: _builtins.int
+    """The most that was in use so far, loading included."""
     def __init__(
         self,
         *,
@@ -703,14 +911,48 @@ class StepProgress(_message.Message):
         remaining_millis: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         grad_norm: _builtins.float = ...,
+        peak_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_millis", b"elapsed_millis", "epoch", b"epoch", "grad_norm", b"grad_norm", "images_per_second", b"images_per_second", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "remaining_millis", b"remaining_millis", "smoothed_loss", b"smoothed_loss", "step", b"step", "total_epochs", b"total_epochs", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_millis", b"elapsed_millis", "epoch", b"epoch", "grad_norm", b"grad_norm", "images_per_second", b"images_per_second", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "remaining_millis", b"remaining_millis", "smoothed_loss", b"smoothed_loss", "step", b"step", "total_epochs", b"total_epochs", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepProgress: _TypeAlias = StepProgress  # noqa: Y015
+
+@_typing.final
+class ValidationEvent(_message.Message):
+    """The loss on the pictures held out, at timesteps and with noise that are the same each time: lower is better, and its
+    values can be compared, which those of the training loss cannot.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    NUM_IMAGES_FIELD_NUMBER: _builtins.int
+    IS_BEST_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    loss: _builtins.float
+    num_images: _builtins.int
+    is_best: _builtins.bool
+    """Lower than all before. Such a step is always kept as a checkpoint."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        loss: _builtins.float = ...,
+        num_images: _builtins.int = ...,
+        is_best: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_best", b"is_best", "loss", b"loss", "num_images", b"num_images", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidationEvent: _TypeAlias = ValidationEvent  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
@@ -723,12 +965,21 @@ class Checkpoint(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     SMOOTHED_LOSS_FIELD_NUMBER: _builtins.int
     ELAPSED_MILLIS_FIELD_NUMBER: _builtins.int
+    VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
+    IS_BEST_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     size_bytes: _builtins.int
     """The weights in the blob store, as the model would be registered."""
     smoothed_loss: _builtins.float
     elapsed_millis: _builtins.int
     """Of training, all attempts together."""
+    validation_loss: _builtins.float
+    """Where it was measured after this step."""
+    is_best: _builtins.bool
+    """The lowest validation loss of the job's checkpoints."""
+    model_id: _builtins.int
+    """The model that it was promoted to."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -739,12 +990,22 @@ class Checkpoint(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         smoothed_loss: _builtins.float = ...,
         elapsed_millis: _builtins.int = ...,
+        validation_loss: _builtins.float | None = ...,
+        is_best: _builtins.bool = ...,
+        model_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "_validation_loss", b"_validation_loss", "created_at", b"created_at", "model_id", b"model_id", "validation_loss", b"validation_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "elapsed_millis", b"elapsed_millis", "size_bytes", b"size_bytes", "smoothed_loss", b"smoothed_loss", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "_validation_loss", b"_validation_loss", "created_at", b"created_at", "elapsed_millis", b"elapsed_millis", "is_best", b"is_best", "model_id", b"model_id", "size_bytes", b"size_bytes", "smoothed_loss", b"smoothed_loss", "step", b"step", "validation_loss", b"validation_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__model_id: _TypeAlias = _typing.Literal["model_id"]  # noqa: Y015
+    _WhichOneofArgType__model_id: _TypeAlias = _typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
+    _WhichOneofReturnType__validation_loss: _TypeAlias = _typing.Literal["validation_loss"]  # noqa: Y015
+    _WhichOneofArgType__validation_loss: _TypeAlias = _typing.Literal["_validation_loss", b"_validation_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_id) -> _WhichOneofReturnType__model_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_loss) -> _WhichOneofReturnType__validation_loss | None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
@@ -942,6 +1203,7 @@ class TrainingEvent(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... within a job, without a gap."""
     @_builtins.property
@@ -968,6 +1230,8 @@ class TrainingEvent(_message.Message):
     def heartbeat(self) -> Global___HeartbeatEvent: ...
     @_builtins.property
     def paused(self) -> Global___PausedEvent: ...
+    @_builtins.property
+    def validation(self) -> Global___ValidationEvent: ...
     def __init__(
         self,
         *,
@@ -984,12 +1248,13 @@ class TrainingEvent(_message.Message):
         cancelled: Global___CancelledEvent | None = ...,
         heartbeat: Global___HeartbeatEvent | None = ...,
         paused: Global___PausedEvent | None = ...,
+        validation: Global___ValidationEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "step", b"step", "validation", b"validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "sequence", b"sequence", "step", b"step", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "sample", "checkpoint", "log", "done", "failed", "cancelled", "heartbeat", "paused"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "sample", "checkpoint", "log", "done", "failed", "cancelled", "heartbeat", "paused", "validation"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

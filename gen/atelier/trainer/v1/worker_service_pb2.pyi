@@ -161,6 +161,7 @@ class WorkerReport(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """1, 2, 3, ... within an attempt."""
     @_builtins.property
@@ -187,6 +188,8 @@ class WorkerReport(_message.Message):
     def paused(self) -> _training_pb2.PausedEvent:
         """The worker stopped behind a checkpoint because it was told to pause, or was stopped from outside."""
 
+    @_builtins.property
+    def validation(self) -> _training_pb2.ValidationEvent: ...
     def __init__(
         self,
         *,
@@ -200,12 +203,13 @@ class WorkerReport(_message.Message):
         failed: _training_pb2.JobFailure | None = ...,
         cancelled: _training_pb2.CancelledEvent | None = ...,
         paused: _training_pb2.PausedEvent | None = ...,
+        validation: _training_pb2.ValidationEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained", "validation", b"validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "number", b"number", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "number", b"number", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["loading", "step", "sample", "checkpoint", "log", "trained", "failed", "cancelled", "paused"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["loading", "step", "sample", "checkpoint", "log", "trained", "failed", "cancelled", "paused", "validation"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
