@@ -12,6 +12,9 @@ from services.catalog import domain
 
 Enum = TypeVar("Enum", bound=StrEnum)
 
+MOST_NAMED = 100
+"""Images that a finding names; it counts the rest."""
+
 _PREFIXES: dict[type[StrEnum], tuple[str, Any]] = {
     domain.DatasetType: ("DATASET_TYPE_", dataset_pb2.DatasetType),
     domain.ImageFormat: ("IMAGE_FORMAT_", dataset_pb2.ImageFormat),
@@ -19,6 +22,7 @@ _PREFIXES: dict[type[StrEnum], tuple[str, Any]] = {
     domain.ModelCategory: ("MODEL_CATEGORY_", model_pb2.ModelCategory),
     domain.ModelFamily: ("MODEL_FAMILY_", model_pb2.ModelFamily),
     domain.WeightsLayout: ("WEIGHTS_LAYOUT_", model_pb2.WeightsLayout),
+    domain.FindingKind: ("FINDING_KIND_", service_pb2.FindingKind),
 }
 
 
@@ -149,8 +153,45 @@ def new_model_from_proto(request: service_pb2.RegisterModelRequest) -> domain.Ne
         dataset_id=request.dataset_id if request.HasField("dataset_id") else None,
         snapshot_digest=request.snapshot_digest,
         checkpoint_step=request.checkpoint_step if request.HasField("checkpoint_step") else None,
+        promoted=request.promoted,
         trigger_words=tuple(request.trigger_words),
         license=request.license,
         description=request.description,
         native_resolution=request.native_resolution,
+    )
+
+
+def new_model_from_import(start: service_pb2.ImportStart) -> domain.NewModel:
+    """A LoRA of which the file is still to come: its family and its weights are not known yet."""
+    return domain.NewModel(
+        name=start.name,
+        type=domain.ModelType.LORA,
+        category=domain.ModelCategory.IMAGE,
+        family=domain.ModelFamily.STABLE_DIFFUSION,
+        layout=domain.WeightsLayout.LORA,
+        weights=domain.StoredWeights(()),
+        base_model_id=start.base_model_id,
+        trigger_words=tuple(start.trigger_words),
+        license=start.license,
+        description=start.description,
+    )
+
+
+def inspection_to_proto(inspection: domain.Inspection) -> service_pb2.DatasetInspection:
+    return service_pb2.DatasetInspection(
+        num_images=inspection.num_images,
+        resolution=inspection.resolution,
+        findings=[
+            service_pb2.Finding(
+                kind=enum_to_proto(finding.kind),
+                image_ids=sorted(finding.image_ids)[:MOST_NAMED],
+                num_images=len(finding.image_ids),
+                detail=finding.detail,
+            )
+            for finding in inspection.findings
+        ],
+        buckets=[
+            service_pb2.BucketCount(width=width, height=height, num_images=count)
+            for width, height, count in inspection.buckets
+        ],
     )

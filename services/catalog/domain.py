@@ -152,6 +152,50 @@ class HubWeights:
     revision: str
 
 
+class FindingKind(StrEnum):
+    """In the order in which they are told."""
+
+    DAMAGED = "damaged"
+    EXACT_DUPLICATES = "exact_duplicates"
+    NEAR_DUPLICATES = "near_duplicates"
+    TOO_SMALL = "too_small"
+    BLURRED = "blurred"
+    CLIPPED = "clipped"
+    MISSING_CAPTION = "missing_caption"
+    BOILERPLATE_CAPTION = "boilerplate_caption"
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What is measured of a picture's pixels, once: a function of its bytes."""
+
+    likeness: int
+    """64 bits, see services.common.likeness."""
+    pixels: str
+    """A digest of the size and the pixels, whatever file they came in."""
+    sharpness: float
+    """The variance of the Laplacian."""
+    clipped: float
+    """Share of the pixels of a photograph that are entirely black or white; 0 for drawings, which are so on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    kind: FindingKind
+    image_ids: tuple[int, ...]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """`buckets` are (width, height, number of pictures), the most common first."""
+
+    num_images: int
+    resolution: int
+    findings: tuple[Finding, ...]
+    buckets: tuple[tuple[int, int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class NewModel:
     """A model that is about to be registered."""
@@ -171,6 +215,13 @@ class NewModel:
     license: str = ""
     description: str = ""
     native_resolution: int = 0
+    promoted: bool = False
+    """One of its job's checkpoints and not the job's outcome."""
+
+    @property
+    def outcome_of(self) -> str:
+        """The job whose one outcome it is; empty for all others."""
+        return "" if self.promoted else self.job_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class ModelStore:
         async with self._db.begin() as connection:
             id = await self._insert(connection, model, request_id=request_id)
             if id is None:
-                id = (await connection.execute(_made_by(model.job_id, request_id))).scalar_one()
+                id = (await connection.execute(_made_by(model.outcome_of, request_id))).scalar_one()
             return await self._one(connection, id)
 
     async def registered(self, *, job_id: str, request_id: str | None) -> Model | None:

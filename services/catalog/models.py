@@ -21,7 +21,7 @@ async def register_model(
     models: ModelStore, blobs: BlobStore, new: NewModel, *, request_id: str | None = None
 ) -> Model:
     """Raises InvalidArgument, NotFound (its base) and FailedPrecondition (another family, files that are not there)."""
-    if (first := await models.registered(job_id=new.job_id, request_id=request_id)) is not None:
+    if (first := await models.registered(job_id=new.outcome_of, request_id=request_id)) is not None:
         return first  # whatever has changed since
     rules = {
         "name": domain.name_rule(new.name),

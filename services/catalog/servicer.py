@@ -1,7 +1,9 @@
 """The Catalog's RPCs: convert, call, convert."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,16 @@ from google.api import httpbody_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from services import VERSION
-from services.catalog import datasets, domain, images, models, seed, uploads
+from services.catalog import datasets, domain, exports, images, imports, inspection, models, seed, uploads
 from services.catalog.convert import (
     dataset_to_proto,
     enum_from_proto,
     enum_to_proto,
     image_to_proto,
+    inspection_to_proto,
     item_to_proto,
     model_to_proto,
+    new_model_from_import,
     new_model_from_proto,
     snapshot_to_proto,
 )
@@ -36,6 +40,12 @@ from services.common.paging import decode_token, encode_token, page_size
 Context = grpc.aio.ServicerContext[Any, Any]
 SNAPSHOT_PAGE = 500
 MAX_ID = 2**31 - 1
+EXPORTS = {
+    pb.EXPORT_FORMAT_UNSPECIFIED: exports.DIFFUSERS,
+    pb.EXPORT_FORMAT_DIFFUSERS: exports.DIFFUSERS,
+    pb.EXPORT_FORMAT_LORA_DIFFUSERS: exports.LORA_DIFFUSERS,
+    pb.EXPORT_FORMAT_LORA_KOHYA: exports.LORA_KOHYA,
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,20 @@ class CatalogServicer(CatalogServiceServicer):
             missing=[image_to_proto(image) for image in recount.missing],
             corrupt=[image_to_proto(image) for image in recount.corrupt],
         )
+
+    async def InspectDataset(
+        self, request: pb.InspectDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.InspectDatasetResponse]:
+        answers = inspection.inspect_dataset(
+            self.store, self.blobs, self.threads, request.dataset_id, request.resolution
+        )
+        async with aclosing(answers):
+            async for answer in answers:
+                if isinstance(answer, domain.Inspection):
+                    yield pb.InspectDatasetResponse(inspection=inspection_to_proto(answer))
+                else:
+                    done, total = answer
+                    yield pb.InspectDatasetResponse(progress=pb.InspectionProgress(done=done, total=total))
 
     async def UploadImage(self, request: pb.UploadImageRequest, context: Context) -> pb.UploadImageResponse:
         image = await images.upload_image(
@@ -224,6 +248,29 @@ class CatalogServicer(CatalogServiceServicer):
         model = await models.register_model(self.models, self.blobs, new, request_id=request.request_id or None)
         return pb.RegisterModelResponse(model=model_to_proto(model))
 
+    async def ExportModel(
+        self, request: pb.ExportModelRequest, context: Context
+    ) -> AsyncIterator[pb.ExportModelResponse]:
+        export = await exports.export_model(self.models, self.blobs, request.model_id, EXPORTS[request.format])
+        filename = export.filename
+        while (piece := await asyncio.to_thread(next, export.pieces, None)) is not None:
+            content = httpbody_pb2.HttpBody(content_type=export.content_type, data=piece)
+            yield pb.ExportModelResponse(content=content, filename=filename)
+            filename = ""
+
+    async def ImportModel(
+        self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context
+    ) -> pb.ImportModelResponse:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("start"):
+            raise InvalidArgument("must come first on the stream", field="start")
+        new, request_id = new_model_from_import(first.start), first.start.request_id or None
+        if request_id and (known := await self.models.registered(job_id="", request_id=request_id)) is not None:
+            return pb.ImportModelResponse(model=model_to_proto(known))
+        chunks = _chunks(request_iterator)
+        model, found = await imports.import_lora(self.models, self.blobs, new, chunks, request_id=request_id)
+        return pb.ImportModelResponse(model=model_to_proto(model), rank=found.rank, layout=found.layout)
+
     async def GetModelLineage(self, request: pb.GetModelLineageRequest, context: Context) -> pb.GetModelLineageResponse:
         lineage = await models.lineage(self.models, self.store, request.model_id)
         return pb.GetModelLineageResponse(
@@ -237,6 +284,13 @@ class CatalogServicer(CatalogServiceServicer):
     async def SeedModels(self, request: pb.SeedModelsRequest, context: Context) -> pb.SeedModelsResponse:
         seeded, added = await seed.seed_models(self.models, self.blobs, self.starter_model_dir)
         return pb.SeedModelsResponse(models=[model_to_proto(model) for model in seeded], added_ids=added)
+
+
+async def _chunks(requests: AsyncIterator[pb.ImportModelRequest]) -> AsyncIterator[imports.Chunk]:
+    async for request in requests:
+        if not request.HasField("chunk"):
+            raise InvalidArgument("comes once, first on the stream", field="start")
+        yield imports.Chunk(request.chunk.offset, request.chunk.data)
 
 
 async def _parts(requests: AsyncIterator[pb.UploadImagesRequest]) -> AsyncIterator[uploads.FileStart | uploads.Chunk]:

@@ -1,6 +1,6 @@
 """What the Catalog remembers of datasets, images and snapshots. `model_store` has the models."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.catalog import domain
-from services.catalog.domain import Dataset, DatasetType, Image, NewImage, Snapshot, SnapshotItem
+from services.catalog.domain import Dataset, DatasetType, Image, Measures, NewImage, Snapshot, SnapshotItem
 from services.catalog.tables import (
     cover_image_id,
     dataset_from_row,
@@ -17,6 +17,7 @@ from services.catalog.tables import (
     image_to_row,
     images,
     item_from_row,
+    measures,
     snapshot_from_row,
     snapshot_items,
     snapshots,
@@ -248,6 +249,26 @@ class Store:
             await connection.execute(sa.update(thumbnails).where(of_it).values(thumbnail_sha256=thumbnail_sha256))
             insert = insert_or_ignore(thumbnails, connection.dialect)
             await connection.execute(insert.values(sha256=sha256, thumbnail_sha256=thumbnail_sha256))
+
+    async def measures(self, digests: Iterable[str]) -> dict[str, Measures]:
+        """What is known of the images with these digests."""
+        wanted = sorted(set(digests))
+        found: dict[str, Measures] = {}
+        async with self._db.read() as connection:
+            for start in range(0, len(wanted), INSERT_ROWS):
+                query = sa.select(measures).where(measures.c.sha256.in_(wanted[start : start + INSERT_ROWS]))
+                for row in await connection.execute(query):
+                    found[row.sha256] = Measures(int(row.likeness, 16), row.pixels, row.sharpness, row.clipped)
+        return found
+
+    async def remember_measures(self, found: Mapping[str, Measures]) -> None:
+        """Of images by their digests; what is known already stays."""
+        rows = [
+            {"sha256": digest, **asdict(each), "likeness": f"{each.likeness:016x}"} for digest, each in found.items()
+        ]
+        if rows:
+            async with self._db.begin() as connection:
+                await connection.execute(insert_or_ignore(measures, connection.dialect), rows)
 
     # --- snapshots ---
 

@@ -51,6 +51,16 @@ thumbnails = sa.Table(
     sa.Column("thumbnail_sha256", sa.String(64), nullable=False),
 )
 
+measures = sa.Table(
+    "image_measures",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),  # of the image
+    sa.Column("likeness", sa.String(16), nullable=False),  # 64 bits in hex: no database has them unsigned
+    sa.Column("pixels", sa.String(64), nullable=False),
+    sa.Column("sharpness", sa.Double, nullable=False),
+    sa.Column("clipped", sa.Double, nullable=False),
+)
+
 snapshots = sa.Table(
     "snapshots",
     metadata,
@@ -88,7 +98,9 @@ models = sa.Table(
     sa.Column("path", sa.String(500), nullable=False),
     sa.Column("is_active", sa.Boolean, nullable=False),
     sa.Column("base_model_id", sa.Integer, sa.ForeignKey("models.id")),
+    # A job has one outcome, and any number of checkpoints that were promoted.
     sa.Column("job_id", sa.String(36), unique=True),
+    sa.Column("promoted_job_id", sa.String(36)),
     sa.Column("dataset_id", sa.Integer),
     sa.Column("snapshot_digest", sa.String(64), nullable=False),
     sa.Column("checkpoint_step", sa.Integer),
@@ -190,7 +202,8 @@ def model_from_row(row: Any, files: tuple[domain.ModelFile, ...]) -> domain.Mode
         weights=weights,
         is_active=row.is_active,
         base_model_id=row.base_model_id,
-        job_id=row.job_id or "",
+        job_id=row.job_id or row.promoted_job_id or "",
+        promoted=row.promoted_job_id is not None,
         dataset_id=row.dataset_id,
         snapshot_digest=row.snapshot_digest,
         checkpoint_step=row.checkpoint_step,
@@ -212,7 +225,8 @@ def model_to_row(model: domain.NewModel) -> dict[str, Any]:
         "layout": model.layout.value,
         "path": weights_to_path(model.weights),
         "base_model_id": model.base_model_id,
-        "job_id": model.job_id or None,
+        "job_id": model.outcome_of or None,
+        "promoted_job_id": model.job_id if model.promoted else None,
         "dataset_id": model.dataset_id,
         "snapshot_digest": model.snapshot_digest,
         "checkpoint_step": model.checkpoint_step,

@@ -41,6 +41,11 @@ class BlobWriter:
         self._file = os.fdopen(handle, "wb", buffering=0)
         self._aside = Path(name)
 
+    @property
+    def path(self) -> Path:
+        """What has been written so far: to look at before it is committed."""
+        return self._aside
+
     def write(self, data: bytes | memoryview) -> None:
         """Appends `data`. Raises OSError when the disk is full."""
         if self._digest is None:

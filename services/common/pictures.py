@@ -63,6 +63,11 @@ def decode_rgb(data: bytes) -> "Image.Image":
     16-bit is scaled and not clipped; an embedded ICC profile (CMYK's included) is converted from.
     Raises PictureRefused.
     """
+    return decode_with_mask(data)[0]
+
+
+def decode_with_mask(data: bytes) -> "tuple[Image.Image, Image.Image | None]":
+    """As `decode_rgb`, and the opacity of each pixel, 0 to 255, where the picture says any. Raises PictureRefused."""
     from PIL import Image, ImageOps
 
     image = _open(data, _sniff(data))
@@ -82,7 +87,7 @@ def decode_rgb(data: bytes) -> "Image.Image":
     if alpha is not None:
         white = Image.new("RGB", image.size, (255, 255, 255))
         image = Image.composite(image, white, alpha)
-    return image
+    return image, alpha
 
 
 def thumbnail(data: bytes, side: int) -> bytes:

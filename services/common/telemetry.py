@@ -33,6 +33,8 @@ def configure_logging(*, level: str = "info", format: Literal["console", "json"]
         stream=sys.stderr, level=level.upper(), format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # peft imports it everywhere, and it says each time what its 4-bit kernels, used nowhere here, lack on a CPU.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def get_logger(name: str) -> Logger:
