@@ -30,12 +30,15 @@ def add_lora(
     alpha: float | None = None,
     dropout: float = 0.0,
     target_modules: Sequence[str] = (),
+    rslora: bool = False,
+    dora: bool = False,
     text_encoder: "torch.nn.Module | None" = None,
     family: str = "stable_diffusion",
 ) -> "list[torch.nn.Parameter]":
     """Freezes the models, puts fresh LoRA layers into them, and gives the layers' parameters (float32, to be trained).
 
-    `alpha` is the rank unless given: an adapter's output is scaled by alpha / rank. `target_modules` are module names
+    `alpha` is the rank unless given: an adapter's output is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank)
+    (Kalajdzievski 2023). `dora` learns magnitudes apart (Liu et al. 2024). `target_modules` are module names
     of the denoiser, the family's attention where empty. A is drawn from torch's global generator; B is zero, so the
     model starts unchanged. Raises InvalidArgument naming `config.lora.target_modules` when a name is not there.
     """
@@ -56,6 +59,8 @@ def add_lora(
             lora_alpha=rank if alpha is None else alpha,
             lora_dropout=dropout,
             target_modules=names,
+            use_rslora=rslora,
+            use_dora=dora,
             init_lora_weights="gaussian",
         )
         model.add_adapter(config, adapter_name=TRAINED)  # type: ignore[operator]  # diffusers' and transformers' peft mixins
@@ -228,9 +233,10 @@ def _check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]",
     models: dict[str, Any] = {"unet": components.unet, "text_encoder": components.text_encoder}
     modules = {name: dict(model.named_modules()) for name, model in models.items()}
     pairs = [key for key in tensors if key.endswith((".lora_A.weight", ".lora_B.weight"))]
+    magnitudes = [key for key in tensors if ".lora_magnitude_vector" in key]  # DoRA's, a vector beside each pair
     ours = [key for key in tensors if key.startswith(("unet.", "text_encoder."))]
     # Older layouts have no pairs here; diffusers knows and converts them, and checks them itself.
-    if not ours or len(ours) != len(tensors) or (pairs and len(pairs) != len(tensors)):
+    if not ours or len(ours) != len(tensors) or (pairs and len(pairs) + len(magnitudes) != len(tensors)):
         raise FailedPrecondition(f"{path.name} holds no LoRA that is known here", reason="LORA_MISMATCH")
     for key in pairs:
         prefix, _, name = key.partition(".")

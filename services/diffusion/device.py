@@ -1,9 +1,16 @@
 """Where models run, and in which precision."""
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+def without_bitsandbytes() -> None:
+    """Hides bitsandbytes from this process, which has not imported peft yet: peft and its kin import it wherever it is
+    installed, and it brings torch's compiler along, a second or two for nothing."""
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # as the import system has it: there is no such module
 
 
 def best_device() -> str:

@@ -12,7 +12,7 @@ from services.common.clients import open_channel
 from services.common.database import open_database
 from services.common.server import Server, Service, run
 from services.common.telemetry import configure_logging, get_logger
-from services.diffusion.device import best_device, drawing_dtype
+from services.diffusion.device import best_device, drawing_dtype, without_bitsandbytes
 from services.generator.catalog import Catalog
 from services.generator.config import GeneratorSettings
 from services.generator.engine.batcher import Batcher
@@ -88,4 +88,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    without_bitsandbytes()
     asyncio.run(main())

@@ -21,10 +21,11 @@ from services.trainer.devices import Devices
 from services.trainer.events import Events
 from services.trainer.executors.local import LocalExecutor
 from services.trainer.jobs import Jobs
+from services.trainer.preflight import Preflight
 from services.trainer.registration import Registrar
+from services.trainer.retention import Retention
 from services.trainer.scheduler import Scheduler
 from services.trainer.servicer import Capabilities, TrainerServicer, WorkerServicer, watch_response
-from services.trainer.states import States
 from services.trainer.store import Store
 from services.trainer.workers import Workers
 
@@ -51,7 +52,7 @@ async def serving(
         store, catalog, devices = store_type(engine), Catalog(channel), Devices(log)
         stack.push_async_callback(devices.stop)
         blobs = open_blobs(settings.blob_store_url())
-        states = States(store.journal, blobs)
+        retention = Retention(store.journal, blobs, log)
         events = Events(
             store.journal,
             watch_response,
@@ -62,16 +63,24 @@ async def serving(
         registrar = Registrar(
             store,
             catalog,
-            states,
+            retention,
             publish=events.publish,
             lease_seconds=settings.lease_seconds,
             give_up_seconds=settings.registration_seconds,
             log=log,
         )
         workers = Workers(
-            store, publish=events.publish, on_trained=registrar.start, lease_seconds=settings.lease_seconds
+            store,
+            retention,
+            publish=events.publish,
+            on_trained=registrar.start,
+            lease_seconds=settings.lease_seconds,
         )
-        executor = LocalExecutor(worker_command, root=settings.data_dir / "jobs")
+        executor = LocalExecutor(
+            worker_command,
+            root=settings.data_dir / "jobs",
+            tensorboard=settings.data_dir / "tensorboard" if settings.tensorboard else None,
+        )
         scheduler = Scheduler(
             store,
             executor,
@@ -79,14 +88,19 @@ async def serving(
             registrar,
             publish=events.publish,
             owner=settings.replica,
-            max_running=settings.max_running_jobs,
+            max_running=settings.max_running_jobs or 1,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.poll_seconds,
             cancel_grace_seconds=settings.cancel_grace_seconds,
             log=log,
         )
-        use = Jobs(store, catalog, states, publish=events.publish, wake=scheduler.wake)
-        capabilities = Capabilities(settings.max_running_jobs, settings.heartbeat_seconds)
+        preflight = Preflight(
+            root=settings.data_dir / "jobs",
+            data_dir=settings.data_dir,
+            timeout_seconds=settings.estimate_seconds,
+        )
+        use = Jobs(store, catalog, retention, preflight, publish=events.publish, wake=scheduler.wake)
+        capabilities = Capabilities(lambda: scheduler.max_running, settings.heartbeat_seconds)
         servicer = TrainerServicer(use, events, blobs, devices, capabilities)
         attached = WorkerServicer(workers, catalog)
         server = Server(
@@ -103,18 +117,27 @@ async def serving(
         stack.push_async_callback(server.stop, settings.stop_grace_seconds)
         stack.push_async_callback(events.stop)
         stack.push_async_callback(scheduler.stop, settings.stop_grace_seconds)
-        executor.tell(
-            {
-                "ATELIER_WORKER_TRAINER_ADDRESS": settings.advertise_address or reachable(server.address),
-                "ATELIER_WORKER_CATALOG_ADDRESS": settings.catalog_address,
-                "ATELIER_WORKER_BLOB_URL": settings.blob_store_url(),
-                # The folder of the Generator: a base model is fetched and unfolded once for all.
-                "ATELIER_WORKER_CACHE_DIR": str((settings.data_dir / "cache" / "models").resolve()),
-            }
-        )
+        environment = {
+            "ATELIER_WORKER_TRAINER_ADDRESS": settings.advertise_address or reachable(server.address),
+            "ATELIER_WORKER_CATALOG_ADDRESS": settings.catalog_address,
+            "ATELIER_WORKER_BLOB_URL": settings.blob_store_url(),
+            # The folder of the Generator: a base model is fetched and unfolded once for all.
+            "ATELIER_WORKER_CACHE_DIR": str((settings.data_dir / "cache" / "models").resolve()),
+        }
+        executor.tell(environment)
+        preflight.tell(environment)
         events.start()
+        spread = asyncio.create_task(_spread(settings, devices, executor, scheduler), name="GPUs")
+        stack.callback(spread.cancel)
         scheduler.start()
         yield server
+
+
+async def _spread(settings: TrainerSettings, devices: Devices, executor: LocalExecutor, scheduler: Scheduler) -> None:
+    """One worker a GPU, once it is known how many there are; until then one at all."""
+    gpus = await devices.gpus() if settings.gpus is None else settings.gpus
+    executor.use(gpus)
+    scheduler.allow(settings.max_running_jobs or max(1, len(gpus)))
 
 
 async def main() -> None:

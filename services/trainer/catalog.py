@@ -1,5 +1,7 @@
 """What the Trainer asks of the Catalog, over gRPC. Its errors come as the domain errors they were there."""
 
+import uuid
+
 import grpc
 from atelier.catalog.v1 import catalog_service_pb2 as catalog_pb2
 from atelier.catalog.v1 import dataset_pb2, model_pb2
@@ -71,9 +73,25 @@ class Catalog:
 
         Raises NotFound (the base model), FailedPrecondition (a file is not in the blob store), Unavailable.
         """
+        return await self._register(job, trained, name=job.model_name)
+
+    async def promote(self, job: domain.Job, checkpoint: domain.Checkpoint, name: str) -> domain.Done:
+        """Makes a model of a checkpoint, beside the one that the job makes in the end; again it answers the same model.
+
+        Raises as `register`.
+        """
+        weights = domain.Trained(checkpoint.step, job.layout, checkpoint.files)
+        request_id = str(uuid.uuid5(uuid.UUID(job.id), f"checkpoint {checkpoint.step}"))
+        return await self._register(job, weights, name=name, request_id=request_id)
+
+    async def _register(
+        self, job: domain.Job, trained: domain.Trained, *, name: str, request_id: str = ""
+    ) -> domain.Done:
         base = await self._model(job.base_model_id)
         request = catalog_pb2.RegisterModelRequest(
-            name=job.model_name,
+            request_id=request_id,
+            promoted=bool(request_id),
+            name=name,
             type=TYPES[job.method],
             category=base.category,
             family=base.family,

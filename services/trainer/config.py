@@ -20,8 +20,13 @@ class TrainerSettings(ServiceSettings):
     the next one only if this stays the same."""
     replica: str = Field(default_factory=socket.gethostname)
     """This replica's name, which no other may have. Its own running jobs are found again under it after a restart."""
-    max_running_jobs: int = Field(1, ge=1)
-    """Workers that this replica runs at once."""
+    max_running_jobs: int | None = Field(None, ge=1)
+    """Workers that this replica runs at once; unset: one a GPU, and one where there is none."""
+    gpus: tuple[str, ...] | None = None
+    """The GPUs of this replica, as CUDA_VISIBLE_DEVICES names them, each for one worker at a time while they suffice;
+    unset: all that torch finds."""
+    tensorboard: bool = True
+    """Whether workers write TensorBoard events, to `data_dir`/tensorboard/JOB."""
     poll_seconds: float = Field(1.0, gt=0)
     """How often the store is asked for what other replicas did."""
     heartbeat_seconds: float = Field(15.0, gt=0)
@@ -30,5 +35,7 @@ class TrainerSettings(ServiceSettings):
     """A worker that says nothing for so long is lost."""
     cancel_grace_seconds: float = Field(30.0, gt=0)
     """A worker that was told to stop has so long before it is killed."""
+    estimate_seconds: float = Field(300.0, gt=0)
+    """How long the first steps that an estimate makes may take."""
     registration_seconds: float = Field(600.0, gt=0)
     """How long a Catalog that does not answer is waited for when a trained model is to be registered."""

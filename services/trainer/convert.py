@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from atelier.catalog.v1 import model_pb2
-from atelier.trainer.v1 import training_pb2, worker_service_pb2
+from atelier.trainer.v1 import trainer_service_pb2, training_pb2, worker_service_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,6 +27,12 @@ PRECISIONS = {
     domain.Precision.NO: training_pb2.MIXED_PRECISION_NO,
     domain.Precision.FP16: training_pb2.MIXED_PRECISION_FP16,
     domain.Precision.BF16: training_pb2.MIXED_PRECISION_BF16,
+}
+OPTIMIZERS = {kind: training_pb2.Optimizer.Value(f"OPTIMIZER_{kind.name}") for kind in domain.Optimizer}
+PREDICTIONS = {
+    domain.Prediction.MODEL: training_pb2.PREDICTION_TYPE_UNSPECIFIED,
+    domain.Prediction.EPSILON: training_pb2.PREDICTION_TYPE_EPSILON,
+    domain.Prediction.V_PREDICTION: training_pb2.PREDICTION_TYPE_V_PREDICTION,
 }
 DEVICES = {
     domain.Device.AUTO: training_pb2.DEVICE_UNSPECIFIED,
@@ -68,8 +74,8 @@ def _present(message: Message, *, without: tuple[str, ...] = ()) -> dict[str, An
     return found
 
 
-NESTED = ("lora", "dreambooth", "samples", "checkpoints")
-ENUMS = ("mixed_precision", "schedule", "device")
+NESTED = ("lora", "dreambooth", "samples", "checkpoints", "validation")
+ENUMS = ("mixed_precision", "schedule", "device", "optimizer", "prediction_type")
 
 
 def config_to_proto(config: domain.TrainingConfig) -> training_pb2.TrainingConfig:
@@ -78,6 +84,7 @@ def config_to_proto(config: domain.TrainingConfig) -> training_pb2.TrainingConfi
         "dreambooth": training_pb2.DreamBoothConfig,
         "samples": training_pb2.SampleConfig,
         "checkpoints": training_pb2.CheckpointConfig,
+        "validation": training_pb2.ValidationConfig,
     }
     nested = {name: make(**_same(part)) for name, make in parts.items() if (part := getattr(config, name)) is not None}
     return training_pb2.TrainingConfig(
@@ -86,17 +93,26 @@ def config_to_proto(config: domain.TrainingConfig) -> training_pb2.TrainingConfi
         mixed_precision=PRECISIONS[config.mixed_precision],
         schedule=SCHEDULES[config.schedule],
         device=DEVICES[config.device],
+        optimizer=OPTIMIZERS[config.optimizer],
+        prediction_type=PREDICTIONS[config.prediction_type],
     )
 
 
 def config_from_proto(message: training_pb2.TrainingConfig) -> domain.TrainingConfig:
-    """What is unset takes the guide's default. `lora` and `dreambooth` are None where they are unset."""
+    """What is unset takes the guide's default, the learning rate Prodigy's where that is the optimizer. `lora` and
+    `dreambooth` are None where they are unset."""
+    plain = _present(message, without=NESTED + ENUMS)
+    if message.optimizer == training_pb2.OPTIMIZER_PRODIGY:
+        plain.setdefault("learning_rate", 1.0)
     return domain.TrainingConfig(
-        **_present(message, without=NESTED + ENUMS),
+        **plain,
         lora=domain.LoraConfig(**_present(message.lora)) if message.HasField("lora") else None,
         dreambooth=domain.DreamBoothConfig(**_present(message.dreambooth)) if message.HasField("dreambooth") else None,
         samples=domain.SampleConfig(**_present(message.samples)),
         checkpoints=domain.CheckpointConfig(**_present(message.checkpoints)),
+        validation=domain.ValidationConfig(**_present(message.validation)),
+        optimizer=backwards(OPTIMIZERS, message.optimizer, domain.Optimizer.ADAMW),
+        prediction_type=backwards(PREDICTIONS, message.prediction_type, domain.Prediction.MODEL),
         mixed_precision=backwards(PRECISIONS, message.mixed_precision, domain.Precision.AUTO),
         schedule=backwards(SCHEDULES, message.schedule, domain.Schedule.CONSTANT),
         device=backwards(DEVICES, message.device, domain.Device.AUTO),
@@ -109,6 +125,14 @@ def progress_to_proto(progress: domain.Progress) -> training_pb2.StepProgress:
 
 def progress_from_proto(message: training_pb2.StepProgress) -> domain.Progress:
     return domain.Progress(**{each.name: getattr(message, each.name) for each in fields(domain.Progress)})
+
+
+def validation_to_proto(validation: domain.Validation) -> training_pb2.ValidationEvent:
+    return training_pb2.ValidationEvent(**_same(validation))
+
+
+def validation_from_proto(message: training_pb2.ValidationEvent) -> domain.Validation:
+    return domain.Validation(**{each.name: getattr(message, each.name) for each in fields(domain.Validation)})
 
 
 def checkpoint_to_proto(checkpoint: domain.Checkpoint) -> training_pb2.Checkpoint:
@@ -134,6 +158,8 @@ def stored_checkpoint_from_proto(message: worker_service_pb2.StoredCheckpoint) -
         smoothed_loss=saved.smoothed_loss,
         files=files_from_proto(message.files),
         state=files_from_proto([message.state])[0] if message.HasField("state") else None,
+        validation_loss=saved.validation_loss if saved.HasField("validation_loss") else None,
+        is_best=saved.is_best,
         elapsed_millis=saved.elapsed_millis,
     )
 
@@ -175,6 +201,25 @@ def job_to_proto(job: domain.Job) -> training_pb2.TrainingJob:
     )
 
 
+def estimate_to_proto(estimate: domain.Estimate) -> trainer_service_pb2.EstimateTrainingJobResponse:
+    measured = estimate.footprint
+    seconds = measured.preparing_seconds + measured.total_steps * measured.step_seconds
+    return trainer_service_pb2.EstimateTrainingJobResponse(
+        config=config_to_proto(estimate.config),
+        device=DEVICES[measured.device],
+        trained_parameters=measured.trained_parameters,
+        num_images=measured.num_images,
+        total_steps=measured.total_steps,
+        total_epochs=measured.total_epochs,
+        memory_bytes=measured.memory_bytes,
+        memory_total_bytes=measured.memory_total_bytes,
+        duration_millis=round(seconds * 1000),
+        step_millis=round(measured.step_seconds * 1000),
+        disk_bytes=estimate.disk_bytes,
+        disk_free_bytes=estimate.disk_free_bytes,
+    )
+
+
 def _body_to_proto(body: domain.EventBody) -> dict[str, Message]:
     match body:
         case domain.Queued():
@@ -184,6 +229,8 @@ def _body_to_proto(body: domain.EventBody) -> dict[str, Message]:
             return {"loading": loading}
         case domain.Progress():
             return {"step": progress_to_proto(body)}
+        case domain.Validation():
+            return {"validation": validation_to_proto(body)}
         case domain.Sample():
             return {"sample": training_pb2.SampleEvent(**_same(body))}
         case domain.Checkpoint():
@@ -214,6 +261,8 @@ def report_from_proto(message: worker_service_pb2.WorkerReport) -> domain.Report
             return domain.Loading(stage, message.loading.done, message.loading.total)
         case "step":
             return progress_from_proto(message.step)
+        case "validation":
+            return validation_from_proto(message.validation)
         case "sample":
             return domain.Sample(**{each.name: getattr(message.sample, each.name) for each in fields(domain.Sample)})
         case "checkpoint":

@@ -1,6 +1,7 @@
 """Which devices workers here can use. Torch says, in a process of its own: the control plane never loads it."""
 
 import asyncio
+import os
 import sys
 
 from services.common.telemetry import Logger
@@ -8,7 +9,8 @@ from services.trainer.domain import Device
 
 PROBE = """
 import torch
-print("cuda" if torch.cuda.is_available() else "", "mps" if torch.backends.mps.is_available() else "")
+gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+print(gpus, "cuda" if gpus else "", "mps" if torch.backends.mps.is_available() else "")
 """
 TIMEOUT_SECONDS = 120.0
 
@@ -18,10 +20,19 @@ class Devices:
 
     def __init__(self, log: Logger) -> None:
         self._log = log
-        self._answer: asyncio.Task[tuple[Device, ...]] | None = None
+        self._answer: asyncio.Task[tuple[int, tuple[Device, ...]]] | None = None
 
     async def available(self) -> tuple[Device, ...]:
         """Always the CPU; with it CUDA and MPS where torch finds them."""
+        return (await self._asked())[1]
+
+    async def gpus(self) -> tuple[str, ...]:
+        """The CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES names them."""
+        count, _ = await self._asked()
+        named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+        return tuple(named[:count] or map(str, range(count)))
+
+    async def _asked(self) -> tuple[int, tuple[Device, ...]]:
         if self._answer is None:
             self._answer = asyncio.create_task(self._probe())
         # A caller who leaves must not end the probe for the others.
@@ -32,7 +43,7 @@ class Devices:
             self._answer.cancel()
             await asyncio.gather(self._answer, return_exceptions=True)
 
-    async def _probe(self) -> tuple[Device, ...]:
+    async def _probe(self) -> tuple[int, tuple[Device, ...]]:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROBE, stdout=pipe, stderr=pipe)
         try:
@@ -46,5 +57,6 @@ class Devices:
                 await process.wait()
         if process.returncode != 0:
             self._log.warning("torch could not be asked for its devices", error=errors.decode(errors="replace")[-500:])
-        found = {"cpu", *(output.decode().split() if process.returncode == 0 else ())}
-        return tuple(device for device in (Device.CPU, Device.CUDA, Device.MPS) if device.value in found)
+        count, *names = output.decode().split() if process.returncode == 0 else ("0",)
+        found = {"cpu", *names}
+        return int(count), tuple(each for each in (Device.CPU, Device.CUDA, Device.MPS) if each.value in found)

@@ -32,6 +32,9 @@ MOVES: Mapping[JobStatus, frozenset[JobStatus]] = {
 }
 """The one table of legal moves."""
 
+LAYOUT_PIPELINE, LAYOUT_LORA = 1, 2
+"""The Catalog's numbers for the layouts of weights."""
+
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 UNFINISHED = frozenset(JobStatus) - ENDED
 
@@ -68,6 +71,21 @@ class Schedule(Enum):
     COSINE = "cosine"
 
 
+class Optimizer(Enum):
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+    PRODIGY = "prodigy"
+    ADAFACTOR = "adafactor"
+
+
+class Prediction(Enum):
+    """What the denoiser answers; MODEL: whatever the base model does."""
+
+    MODEL = "model"
+    EPSILON = "epsilon"
+    V_PREDICTION = "v_prediction"
+
+
 class Device(Enum):
     AUTO = "auto"
     CPU = "cpu"
@@ -89,6 +107,7 @@ class LoadingStage(Enum):
     DRAWING_CLASS_IMAGES = "drawing_class_images"
     SAVING = "saving"
     REGISTERING = "registering"
+    COMPARING_IMAGES = "comparing_images"
 
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -101,6 +120,9 @@ class LoraConfig:
     """None until the job is made: then the rank."""
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ATTENTION
+    rslora: bool = False
+    dora: bool = False
+    plus_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +149,17 @@ class CheckpointConfig:
     interval_steps: int | None = None
     """None: as often as costs little."""
     keep: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationConfig:
+    share: float = 0.0
+    """Of the pictures, held out; 0: none."""
+    interval_steps: int | None = None
+    """None: once an epoch."""
+    patience: int = 0
+    """Measurements without a better one that end the training; 0: none do."""
+    use_best: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +190,16 @@ class TrainingConfig:
     samples: SampleConfig = field(default_factory=SampleConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: Device = Device.AUTO
+    optimizer: Optimizer = Optimizer.ADAMW
+    ema_decay: float = 0.0
+    prediction_type: Prediction = Prediction.MODEL
+    zero_terminal_snr: bool = False
+    caption_shuffle: bool = False
+    caption_keep_tags: int = 0
+    aspect_buckets: bool = False
+    masked_loss: bool = False
+    compile: bool = False
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +226,19 @@ class Progress:
     remaining_millis: int
     memory_bytes: int
     grad_norm: float
+    peak_memory_bytes: int = 0
+    """The most so far, loading included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The mean loss over the pictures held out, after a step."""
+
+    step: int
+    loss: float
+    num_images: int
+    is_best: bool
+    """Lower than all before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +291,12 @@ class Checkpoint:
     """What training goes on from."""
     elapsed_millis: int = 0
     """Of training, all attempts together."""
+    validation_loss: float | None = None
+    """Where it was measured after this step."""
+    is_best: bool = False
+    """Of the job's checkpoints, the one with the lowest validation loss."""
+    model_id: int | None = None
+    """The model that it was promoted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,10 +321,41 @@ class Paused:
     pass
 
 
-EventBody: TypeAlias = Queued | Loading | Progress | Sample | Checkpoint | Log | Done | Failure | Cancelled | Paused
-Report: TypeAlias = Loading | Progress | Sample | Checkpoint | Log | Trained | Failure | Cancelled | Paused
+EventBody: TypeAlias = (
+    Queued | Loading | Progress | Validation | Sample | Checkpoint | Log | Done | Failure | Cancelled | Paused
+)
+Report: TypeAlias = Loading | Progress | Validation | Sample | Checkpoint | Log | Trained | Failure | Cancelled | Paused
 """What a worker says. Trained, Failure, Cancelled and Paused are its last words."""
 LAST_WORDS = (Trained, Failure, Cancelled, Paused)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a job has been measured to take by a few of its steps. Bytes and seconds."""
+
+    device: Device
+    trained_parameters: int
+    num_images: int
+    """To learn from: without those held out."""
+    total_steps: int
+    total_epochs: int
+    memory_bytes: int
+    memory_total_bytes: int
+    step_seconds: float
+    preparing_seconds: float
+    """Reading and encoding all pictures, drawing a class, if any."""
+    weights_bytes: int
+    state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """`disk_bytes` are the checkpoints that are kept, the states and the model."""
+
+    config: TrainingConfig
+    footprint: Footprint
+    disk_bytes: int
+    disk_free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +441,11 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def layout(self) -> int:
+        """Of the weights that it trains: a configuration that was filled in has `lora` where a LoRA learns."""
+        return LAYOUT_PIPELINE if self.config.lora is None else LAYOUT_LORA
 
     @property
     def model_name(self) -> str:

@@ -3,16 +3,18 @@
 import secrets
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import Protocol
+
+from atelier.catalog.v1 import model_pb2
 
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.paging import decode_token, encode_token, page_size
 from services.trainer import domain
 from services.trainer.domain import Appended, Job, JobStatus, Method, TrainingConfig
-from services.trainer.metrics import kept_checkpoints, latest_attempt, thin
-from services.trainer.states import States
+from services.trainer.metrics import latest_attempt, thin
+from services.trainer.retention import Retention
 from services.trainer.store import JobFilter, Store
 
 FAMILIES = ("stable_diffusion",)
@@ -27,6 +29,12 @@ class CatalogPort(Protocol):
     async def dataset(self, dataset_id: int) -> domain.Dataset: ...
     async def base_model(self, model_id: int) -> domain.BaseModel: ...
     async def snapshot(self, dataset_id: int) -> tuple[str, int]: ...
+    async def base_chain(self, model_id: int) -> list[model_pb2.Model]: ...
+    async def promote(self, job: Job, checkpoint: domain.Checkpoint, name: str) -> domain.Done: ...
+
+
+class PreflightPort(Protocol):
+    async def estimate(self, job: Job, bases: list[model_pb2.Model]) -> domain.Estimate: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +57,16 @@ class Jobs:
         self,
         store: Store,
         catalog: CatalogPort,
-        states: States,
+        retention: Retention,
+        preflight: PreflightPort,
         *,
         publish: Callable[[Appended], None],
         wake: Callable[[], None],
     ) -> None:
         self._store = store
         self._catalog = catalog
-        self._states = states
+        self._retention = retention
+        self._preflight = preflight
         self._publish = publish
         self._wake = wake
 
@@ -64,29 +74,41 @@ class Jobs:
         """Checks the order, pins a snapshot of the dataset and stores the job, every default filled in.
 
         Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of images, or
-        the base model cannot be trained; InvalidArgument: DreamBooth without its prompts; Unavailable: the Catalog.
+        the base model cannot be trained; InvalidArgument: DreamBooth without its prompts, settings that do not go
+        together; Unavailable: the Catalog.
         """
         job = await self._store.find_request(order.request_id) if order.request_id else None
         if job is None:
-            check_prompts(order.method, order.config)
-            dataset = await self._catalog.dataset(order.dataset_id)
-            check_dataset(dataset)
-            base = await self._catalog.base_model(order.base_model_id)
-            check_base(base)
-            digest, num_items = await self._catalog.snapshot(dataset.id)
-            new = domain.NewJob(
-                id=str(uuid.uuid4()),
-                request_id=order.request_id or None,
-                dataset_id=dataset.id,
-                base_model_id=base.id,
-                method=order.method,
-                output_name=order.output_name,
-                config=filled(order.method, order.config, base),
-                snapshot_digest=digest,
-                num_items=num_items,
-            )
-            job = await self._store.create(new)
+            job = await self._store.create(await self._new(order))
         return await self.start(job.id) if order.start and job.status is JobStatus.PENDING else job
+
+    async def _new(self, order: Order) -> domain.NewJob:
+        """The order checked and filled in."""
+        check_prompts(order.method, order.config)
+        check_together(order.method, order.config)
+        dataset = await self._catalog.dataset(order.dataset_id)
+        check_dataset(dataset)
+        base = await self._catalog.base_model(order.base_model_id)
+        check_base(base)
+        digest, num_items = await self._catalog.snapshot(dataset.id)
+        return domain.NewJob(
+            id=str(uuid.uuid4()),
+            request_id=order.request_id or None,
+            dataset_id=dataset.id,
+            base_model_id=base.id,
+            method=order.method,
+            output_name=order.output_name,
+            config=filled(order.method, order.config, base),
+            snapshot_digest=digest,
+            num_items=num_items,
+        )
+
+    async def estimate(self, order: Order) -> domain.Estimate:
+        """What a job of this order would take; none is made. Raises as `create`, and as `Preflight.estimate`."""
+        new = await self._new(order)
+        wanted = {field.name: getattr(new, field.name) for field in fields(new) if field.name != "request_id"}
+        job = Job(status=JobStatus.PENDING, created_at=datetime.now(UTC), **wanted)
+        return await self._preflight.estimate(job, await self._catalog.base_chain(new.base_model_id))
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""
@@ -195,17 +217,17 @@ class Jobs:
         return moved.job
 
     async def delete(self, job_id: str) -> None:
-        """Deletes an ended, pending or paused job with its events and training states. The bytes of its samples stay in
+        """Deletes an ended, pending or paused job with its events and checkpoints. The bytes of its samples stay in
         the blob store: they may be another job's or a dataset's too.
 
         Raises NotFound, FailedPrecondition: it is queued or running.
         """
-        states = await self._states.of(job_id)
+        files = await self._retention.files_of(await self._store.get(job_id))
         if not await self._store.delete(job_id):
             job = await self._store.get(job_id)
             message = f"training job {job_id} is {job.status.value}; cancel it first"
             raise FailedPrecondition(message, reason="JOB_ACTIVE")
-        await self._states.delete(states)
+        await self._retention.delete(files)
 
     async def metrics(self, job_id: str, max_points: int) -> list[domain.Progress]:
         """The loss curve of the last attempt, thinned to `max_points` (0: 1000). Raises NotFound."""
@@ -216,14 +238,46 @@ class Jobs:
 
     async def checkpoints(self, job_id: str) -> list[domain.Checkpoint]:
         """Those the last attempt still keeps, in the order they were made. Raises NotFound."""
+        kept = await self._retention.kept(await self._store.get(job_id))
+        models = await self._store.journal.promotions(job_id)
+        return [replace(each, model_id=models.get(each.step)) for each in kept]
+
+    async def promote(self, job_id: str, step: int, name: str) -> domain.Done:
+        """Registers a checkpoint that is kept as a model; again gives the same model.
+
+        Raises NotFound: the job, or no checkpoint of this step is kept; Unavailable: the Catalog; try again.
+        """
         job = await self._store.get(job_id)
-        events = await self._store.journal.read(job_id, kind="checkpoint")
-        made = [event.body for event in events if isinstance(event.body, domain.Checkpoint)]
-        return kept_checkpoints(made, keep=job.config.checkpoints.keep)
+        await self._store.promote(job_id, step)
+        checkpoint = next((each for each in await self._retention.kept(job) if each.step == step), None)
+        if checkpoint is None:
+            await self._store.note_promoted(job_id, step, None)
+            message = f"training job {job_id} keeps no checkpoint of step {step}"
+            raise NotFound("checkpoint", str(step), message=message)
+        done = await self._catalog.promote(job, checkpoint, name or f"{job.model_name[:90]}-{step}")
+        await self._store.note_promoted(job_id, step, done.model_id)
+        return done
+
+    async def validations(self, job_id: str) -> list[domain.Validation]:
+        """The last attempt's measurements on the pictures held out. Raises NotFound."""
+        await self._store.get(job_id)
+        events = await self._store.journal.read(job_id, kind="validation")
+        made = [event.body for event in events if isinstance(event.body, domain.Validation)]
+        lasting = latest_attempt([(place, each.step, each.loss) for place, each in enumerate(made)])
+        return [made[place] for place, _, _ in lasting]
 
     async def logs(self, job_id: str, *, after: int) -> list[domain.Event]:
         """The stored log events after a sequence number."""
         return await self._store.journal.read(job_id, after=after, kind="log")
+
+    async def samples(self, job_id: str) -> list[domain.Sample]:
+        """Those of the last attempt, in order. Raises NotFound, FailedPrecondition: none was drawn."""
+        await self._store.get(job_id)
+        events = await self._store.journal.read(job_id, kind="sample")
+        drawn = {(body.step, body.index): body for event in events if isinstance(body := event.body, domain.Sample)}
+        if not drawn:
+            raise FailedPrecondition(f"training job {job_id} has drawn no samples", reason="NO_SAMPLES")
+        return [drawn[key] for key in sorted(drawn)]
 
     async def require_sample(self, job_id: str, sha256: str) -> None:
         """Raises NotFound unless the job has drawn this sample."""
@@ -246,6 +300,27 @@ def check_prompts(method: Method, config: TrainingConfig) -> None:
         missing["config.dreambooth.class_prompt"] = rule
     if missing:
         raise InvalidArgument.of(missing)
+
+
+def check_together(method: Method, config: TrainingConfig) -> None:
+    """Raises InvalidArgument naming the settings that make no sense beside the others."""
+    whole = method is Method.FULL or (
+        method is Method.DREAMBOOTH and bool(config.dreambooth and config.dreambooth.full)
+    )
+    lora, validation = config.lora or domain.LoraConfig(), config.validation
+    broken = {}
+    if not whole and config.prediction_type is not domain.Prediction.MODEL:
+        broken["config.prediction_type"] = "can be chosen where every weight is trained: a LoRA draws as its base does"
+    if not whole and config.zero_terminal_snr:
+        broken["config.zero_terminal_snr"] = "needs every weight to be trained: a LoRA draws as its base does"
+    if config.zero_terminal_snr and config.prediction_type is domain.Prediction.EPSILON:
+        broken["config.zero_terminal_snr"] = "needs v-prediction: in pure noise, epsilon says nothing of the picture"
+    if not whole and lora.plus_ratio != 1 and config.optimizer is domain.Optimizer.PRODIGY:
+        broken["config.lora.plus_ratio"] = "must be 1 with Prodigy, which knows one learning rate"
+    if not validation.share and (validation.patience or validation.use_best):
+        broken["config.validation.share"] = "must be above 0 for early stopping and for the best checkpoint"
+    if broken:
+        raise InvalidArgument.of(broken)
 
 
 def check_dataset(dataset: domain.Dataset) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from services.common.rows import Transactions
-from services.trainer.domain import Event, JobStatus
-from services.trainer.tables import event_from_row, events, jobs
+from services.trainer.domain import Checkpoint, Event, JobStatus
+from services.trainer.tables import event_from_row, events, jobs, promotions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,16 @@ class Journal:
         async with self._db.read() as connection:
             rows = (await connection.execute(query.order_by(events.c.sequence).limit(limit))).all()
         return [event_from_row(row) for row in rows]
+
+    async def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """All that the job has ever reported, in the order they were made."""
+        return [each.body for each in await self.read(job_id, kind="checkpoint") if isinstance(each.body, Checkpoint)]
+
+    async def promotions(self, job_id: str) -> dict[int, int | None]:
+        """The steps whose checkpoints are promoted, and the models; None where one is not registered yet."""
+        query = sa.select(promotions.c.step, promotions.c.model_id).where(promotions.c.job_id == job_id)
+        async with self._db.read() as connection:
+            return {row.step: row.model_id for row in await connection.execute(query)}
 
     async def curve(self, job_id: str) -> list[tuple[int, int, float]]:
         """(sequence, step, loss) of every step event, without the bodies."""

@@ -1,6 +1,7 @@
 """The loss curve as a plot needs it, and the checkpoints that a job still has."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 
 from services.trainer.domain import Checkpoint
 
@@ -13,10 +14,17 @@ def latest_attempt(points: Sequence[Point]) -> Sequence[Point]:
     return [points[place] for place in _lasting([step for _, step, _ in points])]
 
 
-def kept_checkpoints(made: Sequence[Checkpoint], *, keep: int) -> list[Checkpoint]:
-    """The latest `keep`, without those that a later attempt went back behind: a worker deletes the weights of the
-    others."""
-    return [made[place] for place in _lasting([checkpoint.step for checkpoint in made])][-keep:]
+def kept_checkpoints(made: Sequence[Checkpoint], *, keep: int, promoted: Container[int] = ()) -> list[Checkpoint]:
+    """The latest `keep`, the best by validation loss, and those of the `promoted` steps, in order; without those that a
+    later attempt went back behind."""
+    lasting = [made[place] for place in _lasting([checkpoint.step for checkpoint in made])]
+    measured = [each for each in lasting if each.validation_loss is not None]
+    best = min(measured, key=lambda each: (each.validation_loss, each.step), default=None)
+    return [
+        replace(each, is_best=each is best)
+        for place, each in enumerate(lasting)
+        if place >= len(lasting) - keep or each is best or each.step in promoted
+    ]
 
 
 def _lasting(steps: Sequence[int]) -> list[int]:

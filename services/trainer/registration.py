@@ -13,7 +13,7 @@ from services.common.errors import AtelierError, Unavailable
 from services.common.telemetry import Logger
 from services.trainer import domain
 from services.trainer.domain import Appended, Job
-from services.trainer.states import States
+from services.trainer.retention import Retention
 from services.trainer.store import Store
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
@@ -32,7 +32,7 @@ class Registrar:
         self,
         store: Store,
         registry: ModelRegistry,
-        states: States,
+        retention: Retention,
         *,
         publish: Callable[[Appended], None],
         lease_seconds: float,
@@ -41,7 +41,7 @@ class Registrar:
     ) -> None:
         self._store = store
         self._registry = registry
-        self._states = states
+        self._retention = retention
         self._publish = publish
         self._lease_seconds = lease_seconds
         self._give_up_seconds = give_up_seconds
@@ -78,7 +78,7 @@ class Registrar:
                 done = await self._registry.register(job, job.trained)
                 if completed := await self._store.complete(job.id, done):
                     self._publish(completed)
-                    await self._states.delete(await self._states.of(job.id))
+                    await self._retention.let_go(job)
                 return
             except Unavailable as error:
                 if time.monotonic() + wait > deadline:

@@ -94,6 +94,15 @@ class Scheduler:
         self._stopping = False
         workers.before_last_word = self.flush
 
+    def allow(self, max_running: int) -> None:
+        """So many workers may run at once from now on."""
+        self._max_running = max_running
+        self.wake()
+
+    @property
+    def max_running(self) -> int:
+        return self._max_running
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="scheduler")
 

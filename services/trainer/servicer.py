@@ -3,7 +3,7 @@
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from services.trainer import convert, domain, jobs
 from services.trainer.catalog import Catalog
 from services.trainer.devices import Devices
 from services.trainer.events import Events
+from services.trainer.sheet import make_sheet
 from services.trainer.store import JobFilter
 from services.trainer.workers import Ack, Assignment, Cancel, Command, Heartbeat, Message, Numbered, Pause, Workers
 
@@ -39,7 +40,7 @@ def watch_response(event: domain.Event | None, sequence: int, status: domain.Job
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    max_running_jobs: int
+    max_running_jobs: Callable[[], int]
     heartbeat_seconds: float
 
 
@@ -78,24 +79,23 @@ class TrainerServicer(TrainerServiceServicer):
             families=families,
             devices=[convert.DEVICES[device] for device in await self._devices.available()],
             defaults=convert.config_to_proto(defaults),
-            max_running_jobs=self._capabilities.max_running_jobs,
+            max_running_jobs=self._capabilities.max_running_jobs(),
             version=version(),
         )
 
     async def CreateTrainingJob(
         self, request: pb.CreateTrainingJobRequest, context: Context
     ) -> pb.CreateTrainingJobResponse:
-        order = jobs.Order(
-            request_id=request.request_id,
-            dataset_id=request.dataset_id,
-            base_model_id=request.base_model_id,
-            method=convert.backwards(convert.METHODS, request.method, domain.Method.LORA),
-            output_name=request.output_name,
-            config=convert.config_from_proto(request.config),
-            start=request.start,
-        )
+        order = _order(request, output_name=request.output_name, request_id=request.request_id, start=request.start)
         await self._require_device(order.config.device)
         return pb.CreateTrainingJobResponse(job=convert.job_to_proto(await self._jobs.create(order)))
+
+    async def EstimateTrainingJob(
+        self, request: pb.EstimateTrainingJobRequest, context: Context
+    ) -> pb.EstimateTrainingJobResponse:
+        order = _order(request)
+        await self._require_device(order.config.device)
+        return convert.estimate_to_proto(await self._jobs.estimate(order))
 
     async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Context) -> pb.GetTrainingJobResponse:
         return pb.GetTrainingJobResponse(job=convert.job_to_proto(await self._jobs.get(request.job_id)))
@@ -158,7 +158,9 @@ class TrainerServicer(TrainerServiceServicer):
 
     async def ListMetrics(self, request: pb.ListMetricsRequest, context: Context) -> pb.ListMetricsResponse:
         points = await self._jobs.metrics(request.job_id, request.max_points)
-        return pb.ListMetricsResponse(points=[convert.progress_to_proto(point) for point in points])
+        validations = [convert.validation_to_proto(each) for each in await self._jobs.validations(request.job_id)]
+        measured = [convert.progress_to_proto(point) for point in points]
+        return pb.ListMetricsResponse(points=measured, validations=validations)
 
     async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
         last = request.after_sequence
@@ -186,6 +188,19 @@ class TrainerServicer(TrainerServiceServicer):
         checkpoints = await self._jobs.checkpoints(request.job_id)
         return pb.ListCheckpointsResponse(checkpoints=[convert.checkpoint_to_proto(each) for each in checkpoints])
 
+    async def PromoteCheckpoint(
+        self, request: pb.PromoteCheckpointRequest, context: Context
+    ) -> pb.PromoteCheckpointResponse:
+        done = await self._jobs.promote(request.job_id, request.step, request.name)
+        return pb.PromoteCheckpointResponse(model_id=done.model_id, model_name=done.model_name)
+
+    async def DownloadSampleSheet(
+        self, request: pb.DownloadSampleSheetRequest, context: Context
+    ) -> pb.DownloadSampleSheetResponse:
+        samples = await self._jobs.samples(request.job_id)
+        data = await asyncio.to_thread(make_sheet, samples, self._blobs)
+        return pb.DownloadSampleSheetResponse(content=HttpBody(content_type="image/png", data=data))
+
     async def DownloadSample(self, request: pb.DownloadSampleRequest, context: Context) -> pb.DownloadSampleResponse:
         await self._jobs.require_sample(request.job_id, request.sha256)
         data = await asyncio.to_thread(self._blobs.get, request.sha256)
@@ -198,6 +213,24 @@ class TrainerServicer(TrainerServiceServicer):
             known = ", ".join(each.value for each in available)
             message = f"device {device.value} is not there; this machine has {known}"
             raise FailedPrecondition(message, reason="DEVICE_UNAVAILABLE")
+
+
+def _order(
+    request: pb.CreateTrainingJobRequest | pb.EstimateTrainingJobRequest,
+    *,
+    request_id: str = "",
+    output_name: str = "",
+    start: bool = False,
+) -> jobs.Order:
+    return jobs.Order(
+        request_id=request_id,
+        dataset_id=request.dataset_id,
+        base_model_id=request.base_model_id,
+        method=convert.backwards(convert.METHODS, request.method, domain.Method.LORA),
+        output_name=output_name,
+        config=convert.config_from_proto(request.config),
+        start=start,
+    )
 
 
 class WorkerServicer(WorkerServiceServicer):

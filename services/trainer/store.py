@@ -16,7 +16,7 @@ from services.trainer import domain
 from services.trainer.codec import dump
 from services.trainer.domain import Appended, Event, EventBody, Job, JobStatus, Stage
 from services.trainer.journal import Journal
-from services.trainer.tables import event_to_row, events, job_from_row, jobs
+from services.trainer.tables import event_to_row, events, job_from_row, jobs, promotions
 
 MOST_LOSSES = 3
 """Workers that may be lost without a checkpoint between them: what kills each of them would kill the next."""
@@ -340,6 +340,22 @@ class Store:
     async def fail_registration(self, job_id: str, failure: domain.Failure) -> Appended | None:
         """The model could not be registered; `trained` is kept."""
         return await self._end_registration(job_id, {**_ended(JobStatus.FAILED), "failure": dump(failure)}, failure)
+
+    async def promote(self, job_id: str, step: int) -> None:
+        """From now on the checkpoint of this step is kept; again is no harm."""
+        async with self._db.begin() as connection:
+            known = sa.exists().where(promotions.c.job_id == job_id, promotions.c.step == step)
+            row = sa.select(sa.literal(job_id), sa.literal(step)).where(~known)
+            await connection.execute(sa.insert(promotions).from_select(["job_id", "step"], row))
+
+    async def note_promoted(self, job_id: str, step: int, model_id: int | None) -> None:
+        """The promoted checkpoint is this model; None: it is not promoted after all, unless it is a model already."""
+        which = (promotions.c.job_id == job_id, promotions.c.step == step)
+        async with self._db.begin() as connection:
+            if model_id is None:
+                await connection.execute(sa.delete(promotions).where(*which, promotions.c.model_id.is_(None)))
+            else:
+                await connection.execute(sa.update(promotions).where(*which).values(model_id=model_id))
 
     async def delete(self, job_id: str) -> bool:
         """Deletes a job without a worker and its events. False when it is queued, running or not there."""

@@ -61,10 +61,20 @@ events = sa.Table(
     sa.Column("body", sa.Text, nullable=False),
 )
 
+# Checkpoints that are kept as models of their own; without a model where the registration has not come about.
+promotions = sa.Table(
+    "training_promotions",
+    metadata,
+    sa.Column("job_id", sa.String(36), sa.ForeignKey("training_jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("model_id", sa.Integer),
+)
+
 KINDS: dict[str, type[domain.EventBody]] = {
     "queued": domain.Queued,
     "loading": domain.Loading,
     "step": domain.Progress,
+    "validation": domain.Validation,
     "sample": domain.Sample,
     "checkpoint": domain.Checkpoint,
     "log": domain.Log,

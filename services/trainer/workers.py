@@ -10,7 +10,7 @@ from typing import TypeAlias
 from services.common.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
 from services.trainer import domain
 from services.trainer.domain import Appended, Job, JobStatus, Stage
-from services.trainer.metrics import kept_checkpoints
+from services.trainer.retention import Retention
 from services.trainer.store import Store
 
 BATCH_SECONDS = 0.03
@@ -86,12 +86,14 @@ class Workers:
     def __init__(
         self,
         store: Store,
+        retention: Retention,
         *,
         publish: Callable[[Appended], None],
         on_trained: Callable[[Job], None],
         lease_seconds: float,
     ) -> None:
         self._store = store
+        self._retention = retention
         self._publish = publish
         self._on_trained = on_trained
         self._lease_seconds = lease_seconds
@@ -126,7 +128,7 @@ class Workers:
         if not token or job.token != token:
             raise PermissionDenied(f"this is not the token of training job {job_id}", reason="WRONG_TOKEN")
         _require_training(job)
-        checkpoints = await self._checkpoints(job)
+        checkpoints = tuple(reversed(await self._retention.kept(job)))
         session = _Session(job)
         if before := self._sessions.get(job_id):
             # The worker's earlier stream has broken without our noticing: the newer one is the living one.
@@ -150,11 +152,6 @@ class Workers:
             session.closed.set()
             if self._sessions.get(job_id) is session:
                 del self._sessions[job_id]
-
-    async def _checkpoints(self, job: Job) -> tuple[domain.Checkpoint, ...]:
-        made = [event.body for event in await self._store.journal.read(job.id, kind="checkpoint")]
-        saved = [body for body in made if isinstance(body, domain.Checkpoint)]
-        return tuple(reversed(kept_checkpoints(saved, keep=job.config.checkpoints.keep)))
 
     async def _receive(self, session: _Session, messages: AsyncIterator[Message]) -> None:
         expected = session.last + 1
@@ -212,6 +209,8 @@ class Workers:
         self._publish(stored)
         if stored.job.stage is Stage.REGISTERING:
             self._on_trained(stored.job)
+        if any(isinstance(report, domain.Checkpoint) for report in reports):
+            await self._retention.sweep(stored.job)
         return bool(words)
 
     async def _renew(self, session: _Session) -> None:

@@ -43,18 +43,22 @@ class Worker:
         self.reports.append(pb.WorkerReport(number=len(self.reports) + 1, **what))
         self.changed.set()
 
-    def files(self) -> list[model_pb2.ModelFile]:
+    def files(self, step: int | None = None) -> list[model_pb2.ModelFile]:
+        """Of a checkpoint they are this job's and this step's alone, as real ones are."""
         data = self.script.get("weights", "weights").encode()
+        if step is not None:
+            data += f" of {os.environ['ATELIER_WORKER_JOB_ID']} after {step}".encode()
         digest = self.blobs.put(data)
         return [model_pb2.ModelFile(path="pytorch_lora_weights.safetensors", sha256=digest, size_bytes=len(data))]
 
     def checkpoint(self, step: int) -> None:
-        saved = tr.Checkpoint(step=step, size_bytes=7, smoothed_loss=1 / step)
+        loss = self.script.get("validations", {}).get(str(step))
+        saved = tr.Checkpoint(step=step, size_bytes=7, smoothed_loss=1 / step, validation_loss=loss)
         saved.created_at.GetCurrentTime()
         # Its bytes are this job's and this step's alone, as a real state's are.
         text = f"{os.environ['ATELIER_WORKER_JOB_ID']} {step}".encode()
-        state = model_pb2.ModelFile(path="state", sha256=self.blobs.put(text), size_bytes=len(text))
-        self.report(checkpoint=pb.StoredCheckpoint(checkpoint=saved, files=self.files(), state=state))
+        state = model_pb2.ModelFile(path="state.safetensors", sha256=self.blobs.put(text), size_bytes=len(text))
+        self.report(checkpoint=pb.StoredCheckpoint(checkpoint=saved, files=self.files(step), state=state))
 
     async def train(self) -> None:
         await self.assigned.wait()
@@ -62,6 +66,8 @@ class Worker:
             await asyncio.sleep(GIVE_UP_SECONDS)
         for line in self.script.get("prints", ()):
             print(line, flush=True)  # noqa: T201  # what is tested
+        for name in self.script.get("shows", ()):
+            print(f"{name}={os.environ.get(name, '')}", flush=True)  # noqa: T201  # what is tested
         if "crash" in self.script:
             raise RuntimeError(self.script["crash"])
         self.report(loading=tr.LoadingEvent(stage=tr.LOADING_STAGE_LOADING_MODEL))
@@ -79,6 +85,8 @@ class Worker:
                     learning_rate=1e-4, images_per_second=40.0, elapsed_millis=elapsed, memory_bytes=1 << 28,
                 )
             )  # fmt: skip
+            if loss := self.script.get("validations", {}).get(str(step)):
+                self.report(validation=tr.ValidationEvent(step=step, loss=loss, num_images=4))
             if step in self.script.get("samples", ()):
                 digest = self.blobs.put(f"picture {step}".encode())
                 self.report(sample=tr.SampleEvent(step=step, prompt="an apple", sha256=digest, width=64, height=64))

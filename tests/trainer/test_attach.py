@@ -1,14 +1,19 @@
 """The worker's stream: who may attach, and how reports are numbered, stored and acknowledged."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from services.common.blobs import BlobStore
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from services.common.telemetry import get_logger
 from services.trainer import domain
 from services.trainer.domain import JobStatus
+from services.trainer.retention import Retention
 from services.trainer.store import Store
 from services.trainer.workers import Ack, Assignment, Cancel, Command, Heartbeat, Message, Numbered, Workers
 from tests.trainer.made import log, new_job, progress, trained
@@ -30,6 +35,7 @@ def desk_of(store: Store, *, lease_seconds: float = 60) -> Desk:
     ready: list[str] = []
     workers = Workers(
         store,
+        Retention(store.journal, BlobStore(Path(tempfile.gettempdir())), get_logger("test")),
         publish=published.append,
         on_trained=lambda job: ready.append(job.id),
         lease_seconds=lease_seconds,

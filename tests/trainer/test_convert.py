@@ -19,7 +19,14 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 sizes = st.integers(1, 1000)
 loras = st.builds(
-    domain.LoraConfig, sizes, st.none() | finite, finite, st.lists(texts, min_size=1, max_size=3).map(tuple)
+    domain.LoraConfig,
+    sizes,
+    st.none() | finite,
+    finite,
+    st.lists(texts, min_size=1, max_size=3).map(tuple),
+    st.booleans(),
+    st.booleans(),
+    finite,
 )
 dreambooths = st.builds(domain.DreamBoothConfig, texts, texts, st.booleans(), finite, sizes, st.booleans())
 configs = st.builds(
@@ -41,6 +48,16 @@ configs = st.builds(
     samples=st.builds(domain.SampleConfig, st.lists(texts, max_size=3).map(tuple), st.none() | sizes, sizes, finite),
     checkpoints=st.builds(domain.CheckpointConfig, st.none() | sizes, sizes),
     device=st.sampled_from(domain.Device),
+    optimizer=st.sampled_from(domain.Optimizer),
+    ema_decay=finite,
+    prediction_type=st.sampled_from(domain.Prediction),
+    zero_terminal_snr=st.booleans(),
+    caption_shuffle=st.booleans(),
+    caption_keep_tags=sizes,
+    aspect_buckets=st.booleans(),
+    masked_loss=st.booleans(),
+    compile=st.booleans(),
+    validation=st.builds(domain.ValidationConfig, finite, st.none() | sizes, sizes, st.booleans()),
 )
 
 
@@ -67,6 +84,7 @@ def test_every_event_has_its_place_in_the_proto(kind: type) -> None:
         domain.Queued: domain.Queued(2),
         domain.Loading: domain.Loading(domain.LoadingStage.SAVING, 1, 2),
         domain.Progress: progress(3),
+        domain.Validation: domain.Validation(3, 0.25, 4, True),
         domain.Sample: domain.Sample(1, 0, "a", "ab" * 32, 64, 64),
         domain.Checkpoint: domain.Checkpoint(1, 2, datetime.now(UTC), 0.5),
         domain.Log: domain.Log(domain.LogLevel.ERROR, "oh"),

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, one a job, each in a process group of its own.
+"""Workers as processes of this machine, one a job, each in a process group of its own and on a GPU of its own.
 
 A worker outlives a Trainer that dies: it prints to a file and not to a pipe, and what is needed to find it again lies
 beside that file. The next Trainer adopts it.
@@ -72,12 +72,20 @@ class WorkerProcess:
 
 
 class LocalExecutor:
-    """Starts `command` for each job, with the worker's environment (`ATELIER_WORKER_...`) and a scratch folder."""
+    """Starts `command` for each job, with the worker's environment (`ATELIER_WORKER_...`) and a scratch folder;
+    the events for TensorBoard go to a folder of each job's own in `tensorboard`, if any."""
 
-    def __init__(self, command: Sequence[str], *, root: Path) -> None:
+    def __init__(self, command: Sequence[str], *, root: Path, tensorboard: Path | None = None) -> None:
         self._command = list(command)
         self._root = root.resolve()
+        self._tensorboard = tensorboard.resolve() if tensorboard else None
         self._environment: dict[str, str] = {}
+        self._gpus: tuple[str, ...] = ()
+        self._on: dict[str, str] = {}  # token -> GPU
+
+    def use(self, gpus: Sequence[str]) -> None:
+        """Workers that are started from now on have one of these each, the one that fewest have."""
+        self._gpus = tuple(gpus)
 
     def tell(self, environment: Mapping[str, str]) -> None:
         """What workers find in their environment: known once the Trainer's port is."""
@@ -98,6 +106,10 @@ class LocalExecutor:
             "ATELIER_WORKER_DIR": str(folder),
             "PYTHONUNBUFFERED": "1",
         }
+        if self._tensorboard is not None:
+            environment["ATELIER_WORKER_TENSORBOARD_DIR"] = str(self._tensorboard / job_id)
+        if gpu := self._take(token):
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         with (folder / OUTPUT).open("ab") as output:
             process = subprocess.Popen(
                 self._command,
@@ -111,8 +123,15 @@ class LocalExecutor:
             since = psutil.Process(process.pid).create_time()
         except psutil.NoSuchProcess:
             since = 0.0
-        (folder / NOTE).write_text(json.dumps({"pid": process.pid, "since": since, "token": token}))
+        (folder / NOTE).write_text(json.dumps({"pid": process.pid, "since": since, "token": token, "gpu": gpu}))
         return WorkerProcess(folder, process)
+
+    def _take(self, token: str) -> str:
+        if not self._gpus:
+            return ""
+        taken = list(self._on.values())
+        self._on[token] = min(self._gpus, key=taken.count)
+        return self._on[token]
 
     async def adopt(self, job_id: str, token: str) -> WorkerProcess | None:
         """The worker that an earlier Trainer started here for this attempt, dead or alive; None if none is known."""
@@ -124,6 +143,8 @@ class LocalExecutor:
             note = json.loads((folder / NOTE).read_text())
             if note["token"] != token:
                 return None
+            if note.get("gpu"):
+                self._on[token] = note["gpu"]
             process = psutil.Process(note["pid"])
             # A process number is used again after a while; the time it was started tells them apart.
             if abs(process.create_time() - note["since"]) < 1:
@@ -135,7 +156,8 @@ class LocalExecutor:
         return WorkerProcess(folder, None)
 
     async def clean(self, job_id: str, token: str) -> None:
-        """Removes the attempt's scratch folder."""
+        """Removes the attempt's scratch folder, and gives its GPU back."""
+        self._on.pop(token, None)
         await asyncio.to_thread(self._clean, self._folder(job_id, token))
 
     def _clean(self, folder: Path) -> None:

@@ -12,17 +12,22 @@ from collections.abc import Callable, Iterator
 
 from services.common.blobs import open_blobs
 from services.common.telemetry import configure_logging, get_logger
-from services.trainer.domain import Cancelled, Loading, LoadingStage, Log, LogLevel, Report
+from services.diffusion.device import without_bitsandbytes
+from services.trainer.domain import Cancelled, Loading, LoadingStage, Log, LogLevel, Optimizer, Report
 from services.trainer.worker.assignment import Assignment, assignment_from_proto
 from services.trainer.worker.attach import Detached, TrainerLink, TrainerLost
 from services.trainer.worker.config import WorkerSettings
 from services.trainer.worker.failures import failure_of
+from services.trainer.worker.tracking import Tracker
 
 DONE, FAILED, NOT_WANTED = 0, 1, 3
 
 
-def main(on_link: Callable[[TrainerLink], object] = lambda link: None) -> int:
-    """`on_link` sees the link before it is used."""
+def main(
+    on_link: Callable[[TrainerLink], object] = lambda link: None,
+    on_assignment: Callable[[Assignment], object] = lambda assignment: None,
+) -> int:
+    """`on_link` sees the link before it is used, `on_assignment` what is to be done before torch is imported."""
     configure_logging()
     log = get_logger("trainer-worker")
     settings = WorkerSettings()
@@ -34,7 +39,7 @@ def main(on_link: Callable[[TrainerLink], object] = lambda link: None) -> int:
     )
     on_link(link)
     try:
-        code = work(link, settings)
+        code = work(link, settings, on_assignment)
         link.close()
     except (Detached, TrainerLost) as error:
         log.warning("leaving", reason=error.reason, message=error.message)
@@ -42,12 +47,20 @@ def main(on_link: Callable[[TrainerLink], object] = lambda link: None) -> int:
     return code
 
 
-def work(link: TrainerLink, settings: WorkerSettings) -> int:
+def work(
+    link: TrainerLink,
+    settings: WorkerSettings,
+    on_assignment: Callable[[Assignment], object] = lambda assignment: None,
+) -> int:
     """Attaches, does the job and reports it, failures included. Raises Detached and TrainerLost alone."""
     assigned = link.attach()
     try:
         link.report(Loading(LoadingStage.STARTING_WORKER))
-        told_to_stop = _follow(link, _reports(assignment_from_proto(assigned), settings, lambda: link.pausing))
+        tracker = Tracker(settings.tensorboard_dir, open_blobs(settings.blob_url)) if settings.tensorboard_dir else None
+        assignment = assignment_from_proto(assigned)
+        on_assignment(assignment)
+        reports = _reports(assignment, settings, lambda: link.pausing)
+        told_to_stop = _follow(link, reports, tracker)
     except (Detached, TrainerLost):
         raise
     except BaseException as error:
@@ -60,14 +73,20 @@ def work(link: TrainerLink, settings: WorkerSettings) -> int:
     return DONE
 
 
-def _follow(link: TrainerLink, reports: Iterator[Report | None]) -> bool:
+def _follow(link: TrainerLink, reports: Iterator[Report | None], tracker: Tracker | None) -> bool:
     """Hands reports over until the last, or until the Trainer says stop: True then."""
-    for report in reports:
-        if link.cancelled:
-            return True
-        if report is not None:
-            link.report(report)
-    return False
+    try:
+        for report in reports:
+            if link.cancelled:
+                return True
+            if report is not None:
+                link.report(report)
+                if tracker is not None and (trouble := tracker.note(report)):
+                    link.report(trouble)
+        return False
+    finally:
+        if tracker is not None:
+            tracker.close()
 
 
 def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable[[], bool]) -> Iterator[Report | None]:
@@ -87,8 +106,13 @@ def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable
     yield from run_job(assignment, items, places, pausing)
 
 
+def _lighten(assignment: Assignment) -> None:
+    if assignment.config.optimizer is not Optimizer.ADAMW_8BIT:
+        without_bitsandbytes()
+
+
 if __name__ == "__main__":
     # What is fetched is fetched on purpose; loading a folder asks nobody.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Stopped from outside, it leaves a checkpoint behind, as when it is paused.
-    sys.exit(main(lambda link: signal.signal(signal.SIGTERM, lambda *_: link.pause())))
+    sys.exit(main(lambda link: signal.signal(signal.SIGTERM, lambda *_: link.pause()), _lighten))

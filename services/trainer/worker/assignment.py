@@ -19,6 +19,7 @@ from services.trainer.convert import (
     progress_to_proto,
     stored_checkpoint_from_proto,
     stored_checkpoint_to_proto,
+    validation_to_proto,
 )
 
 
@@ -85,6 +86,8 @@ def report_to_proto(report: domain.Report, number: int) -> worker_service_pb2.Wo
             message.loading.CopyFrom(loading)
         case domain.Progress():
             message.step.CopyFrom(progress_to_proto(report))
+        case domain.Validation():
+            message.validation.CopyFrom(validation_to_proto(report))
         case domain.Sample():
             message.sample.CopyFrom(
                 training_pb2.SampleEvent(

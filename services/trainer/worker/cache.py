@@ -1,16 +1,19 @@
-"""What is computed once because nothing that learns can change it: latents always, words unless their encoder learns.
+"""What is computed once because nothing that learns can change it: latents always, words unless their encoder learns or
+their tags are shuffled.
 
 The pictures' crop is fixed, and so the VAE's answer for each is too. Its whole posterior is kept, mean and deviation,
 and each step draws a fresh sample from it, as if the VAE ran every time. Mirrored pictures have their own latents: a
 mirrored latent is not the latent of the mirrored picture.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from services.diffusion.encode import encode_images, encode_prompts
 from services.diffusion.load import Components
+from services.trainer.worker.data import Pictures
 
 if TYPE_CHECKING:
     import torch
@@ -18,16 +21,18 @@ if TYPE_CHECKING:
 ENCODED_AT_ONCE = 8  # pictures or prompts; a CPU gains nothing from more, and a GPU's memory is spared
 ON_DEVICE_BYTES = 256 << 20  # a cache of embeddings up to this size lives beside the model
 
-Captions: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
-"""(rows (B,), captionless (B,) bool) -> embeddings (B, T, D) on the model's device."""
+Captions: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]"
+"""(rows (B,), captionless (B,) bool, wording (B,) int64) -> embeddings (B, T, D) on the model's device."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Posteriors of N pictures in V variants: as they are and, where V is 2, mirrored. (V, N, C, H, W) float32, CPU."""
+    """Posteriors of N pictures of one size in V variants: as they are and, where V is 2, mirrored. (V, N, C, H, W)
+    float32, CPU. `masks` (V, N, 1, H, W) say how much each place counts."""
 
     mean: "torch.Tensor"
     deviation: "torch.Tensor"
+    masks: "torch.Tensor | None" = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -35,21 +40,36 @@ class Latents:
         channels, height, width = self.mean.shape[2:]
         return channels, height, width
 
-    def sample(self, rows: "torch.Tensor", flipped: "torch.Tensor", jitter: "torch.Tensor") -> "torch.Tensor":
-        """(B, C, H, W) latents of the pictures `rows` (B,), at `jitter` (B, C, H, W) standard deviations."""
+    def sample(self, places: "torch.Tensor", flipped: "torch.Tensor", jitter: "torch.Tensor") -> "torch.Tensor":
+        """(B, C, H, W) latents of the pictures at `places` (B,), at `jitter` (B, C, H, W) standard deviations."""
         variant = flipped.long()
-        return self.mean[variant, rows] + self.deviation[variant, rows] * jitter
+        return self.mean[variant, places] + self.deviation[variant, places] * jitter
+
+    def mask(self, places: "torch.Tensor", flipped: "torch.Tensor") -> "torch.Tensor | None":
+        """(B, 1, H, W), of mean 1 over each picture, so that a small subject counts as much as a large one."""
+        if self.masks is None:
+            return None
+        chosen = self.masks[flipped.long(), places]
+        return chosen / chosen.mean(dim=(1, 2, 3), keepdim=True)
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """`num_images` pictures to learn from and, behind them in the same tensors, `num_class_images` that keep the
-    class."""
+    """`num_images` pictures to learn from, behind them `num_held_out` to validate on and `num_class_images` that keep
+    DreamBooth's class: rows 0, 1, 2, ... in this order."""
 
-    latents: Latents
+    latents: tuple[Latents, ...]  # one for each size
+    homes: tuple[int, ...]  # which of these each row is in
+    places: "torch.Tensor"  # (rows,) and where
     captions: Captions
     num_images: int
     num_class_images: int = 0
+    num_held_out: int = 0
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Which size each picture to learn from has."""
+        return self.homes[: self.num_images]
 
 
 class LatentsBuilder:
@@ -58,23 +78,46 @@ class LatentsBuilder:
     def __init__(self, components: Components, *, flip: bool) -> None:
         self._components = components
         self._flip = flip
-        self._parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._parts: dict[tuple[int, ...], list[Latents]] = {}
+        self._rows: dict[tuple[int, ...], list[int]] = {}
 
-    def add(self, pictures: "torch.Tensor") -> None:
-        """(B, 3, R, R) in [-1, 1]."""
+    def add(self, rows: Sequence[int], pictures: Pictures) -> None:
+        """Pictures of one size; each row once, in any order."""
         import torch
+        from torch.nn.functional import adaptive_avg_pool2d
 
-        variants = [pictures, pictures.flip(-1)] if self._flip else [pictures]
+        variants = [pictures.pixels, pictures.pixels.flip(-1)] if self._flip else [pictures.pixels]
         mean, deviation = encode_images(self._components, torch.cat(variants))
-        shape = (len(variants), len(pictures), *mean.shape[1:])
-        self._parts.append((mean.float().cpu().view(shape), deviation.float().cpu().view(shape)))
+        shape = (len(variants), len(rows), *mean.shape[1:])
+        masks = None
+        if pictures.masks is not None:
+            small = adaptive_avg_pool2d(pictures.masks, (mean.shape[2], mean.shape[3]))
+            # A picture that is transparent all over counts all over: there is nothing else to learn from it.
+            small = torch.where(small.amax(dim=(1, 2, 3), keepdim=True) > 0, small, torch.ones_like(small))
+            masks = torch.stack([small, small.flip(-1)][: len(variants)])
+        part = Latents(mean.float().cpu().view(shape), deviation.float().cpu().view(shape), masks)
+        self._parts.setdefault(part.shape, []).append(part)
+        self._rows.setdefault(part.shape, []).extend(rows)
 
-    def build(self) -> Latents:
-        """All of them, in the order they came."""
+    def build(self) -> "tuple[tuple[Latents, ...], tuple[int, ...], torch.Tensor]":
+        """All of them, one Latents a size; and for each row in which of these it is, and where."""
         import torch
 
-        means, deviations = zip(*self._parts, strict=True)
-        return Latents(torch.cat(means, dim=1), torch.cat(deviations, dim=1))
+        count = sum(map(len, self._rows.values()))
+        latents, homes, places = [], [0] * count, torch.zeros(count, dtype=torch.long)
+        for home, shape in enumerate(sorted(self._parts)):
+            parts = self._parts[shape]
+            masks = [part.masks for part in parts if part.masks is not None]
+            latents.append(
+                Latents(
+                    torch.cat([part.mean for part in parts], dim=1),
+                    torch.cat([part.deviation for part in parts], dim=1),
+                    torch.cat(masks, dim=1) if masks else None,
+                )
+            )
+            for place, row in enumerate(self._rows[shape]):
+                homes[row], places[row] = home, place
+        return tuple(latents), tuple(homes), places
 
 
 def in_parts(things: Sequence[object], size: int = ENCODED_AT_ONCE) -> Iterator[range]:
@@ -83,35 +126,60 @@ def in_parts(things: Sequence[object], size: int = ENCODED_AT_ONCE) -> Iterator[
         yield range(start, min(start + size, len(things)))
 
 
-def cached_captions(components: Components, prompts: Sequence[str], *, dtype: "torch.dtype") -> Captions:
-    """For an encoder that does not learn: each different prompt is encoded once, and the empty one for dropout."""
+def lines_of(caption: str) -> list[str]:
+    """A caption of several lines is several captions, of which a step takes one; at least one, which may be empty."""
+    return [line.strip() for line in caption.splitlines() if line.strip()] or [""]
+
+
+def reworded(caption: str, wording: int, *, keep: int) -> str:
+    """One of the caption's lines, with its tags in an order that `wording` decides; the first `keep` stay in front."""
+    lines = lines_of(caption)
+    tags = [tag.strip() for tag in lines[wording % len(lines)].split(",")]
+    rest = tags[keep:]
+    random.Random(wording).shuffle(rest)
+    return ", ".join(tags[:keep] + rest)
+
+
+def cached_captions(components: Components, captions: Sequence[str], *, dtype: "torch.dtype") -> Captions:
+    """For an encoder that does not learn: each different line is encoded once, and the empty one for dropout."""
     import torch
 
-    distinct = list(dict.fromkeys(["", *prompts]))
+    lines = [lines_of(caption) for caption in captions]
+    distinct = list(dict.fromkeys(["", *(line for each in lines for line in each)]))
     with torch.no_grad():
         parts = [encode_prompts(components, [distinct[place] for place in part]) for part in in_parts(distinct)]
     table = torch.cat(parts).to(dtype)
     device = components.device
     home = device if table.nbytes <= ON_DEVICE_BYTES else torch.device("cpu")
     table = table.to(home)
-    places = {prompt: place for place, prompt in enumerate(distinct)}
-    index = torch.tensor([places[prompt] for prompt in prompts])
+    places = {line: place for place, line in enumerate(distinct)}
+    index = torch.tensor([places[line] for each in lines for line in each])
+    counts = torch.tensor([len(each) for each in lines])
+    starts = counts.cumsum(0) - counts
 
-    def embed(rows: "torch.Tensor", captionless: "torch.Tensor") -> "torch.Tensor":
-        chosen = index[rows].masked_fill(captionless, 0)
+    def embed(rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> "torch.Tensor":
+        chosen = index[starts[rows] + wording % counts[rows]].masked_fill(captionless, 0)
         return table[chosen.to(home)].to(device)
 
     return embed
 
 
-def learning_captions(components: Components, prompts: Iterable[str]) -> Captions:
-    """For an encoder that learns: it reads the prompts anew each time, and gradients flow into it."""
-    known = list(prompts)
+def read_captions(
+    components: Components, captions: Sequence[str], *, learns: bool, shuffle: bool = False, keep: int = 0
+) -> Captions:
+    """For words that cannot be cached, since their encoder `learns` or their tags are shuffled: they are read anew each
+    time, and gradients flow into an encoder that learns."""
+    import torch
 
-    def embed(rows: "torch.Tensor", captionless: "torch.Tensor") -> "torch.Tensor":
-        texts = [
-            "" if left_out else known[row] for row, left_out in zip(rows.tolist(), captionless.tolist(), strict=True)
-        ]
-        return encode_prompts(components, texts)
+    lines = [lines_of(caption) for caption in captions]
+
+    def text(row: int, wording: int) -> str:
+        return reworded(captions[row], wording, keep=keep) if shuffle else lines[row][wording % len(lines[row])]
+
+    def embed(rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> "torch.Tensor":
+        chosen = zip(rows.tolist(), captionless.tolist(), wording.tolist(), strict=True)
+        texts = ["" if left_out else text(row, number) for row, left_out, number in chosen]
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return encode_prompts(components, texts)
 
     return embed

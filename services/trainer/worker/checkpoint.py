@@ -1,18 +1,15 @@
-"""Weights put into the blob store: at intervals while training, and at the end; when, and for how long."""
+"""Weights put into the blob store: at intervals while training, and at the end; and when."""
 
 import shutil
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from services.common.blobs import BlobStore
-from services.trainer.domain import Checkpoint, ModelFile
+from services.trainer.domain import ModelFile
 from services.trainer.worker.methods import Trainee, save_weights
 
-STATES_KEPT = 2
-"""The latest, and the one before it in case that is damaged."""
 LEAST_SECONDS = 60.0
 MOST_SHARE = 0.02
 """Of the time that checkpoints may take where no interval is given."""
@@ -33,35 +30,6 @@ def store_weights(
         return tuple(files)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class Kept:
-    """The latest `keep` checkpoints, `made` by earlier attempts or by this one: the weights of older ones leave the
-    blob store, and so do the states of all but the latest two.
-
-    Only files that carry this job's record in their header are removed: their bytes can be nobody else's. Configs,
-    which other models may share, stay.
-    """
-
-    def __init__(self, blobs: BlobStore, keep: int, made: Sequence[Checkpoint] = ()) -> None:
-        self._blobs = blobs
-        self._keep = keep
-        self._kept = deque(made)
-
-    def add(self, checkpoint: Checkpoint) -> None:
-        self._kept.append(checkpoint)
-        dropped = [self._kept.popleft() for _ in range(len(self._kept) - self._keep)]
-        needed = {file.sha256 for each in self._kept for file in each.files}
-        needed |= {each.state.sha256 for each in list(self._kept)[-STATES_KEPT:] if each.state}
-        for each in dropped:
-            self._delete(each.files, needed)
-        for each in [*dropped, *self._kept]:
-            self._delete([each.state] if each.state else [], needed)
-
-    def _delete(self, files: Sequence[ModelFile], needed: set[str]) -> None:
-        for file in files:
-            if carries_record(file) and file.sha256 not in needed:
-                self._blobs.delete(file.sha256)
 
 
 class Pace:
@@ -105,8 +73,3 @@ class Pace:
         if self._interval is not None:
             return step % self._interval == 0
         return self._clock() - self._saved_at >= self._wait
-
-
-def carries_record(file: ModelFile) -> bool:
-    """True for files whose header names the job and the step, so that no other model has the same bytes."""
-    return file.path.endswith(".safetensors")

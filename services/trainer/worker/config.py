@@ -25,5 +25,7 @@ class WorkerSettings(BaseSettings):
     """The folder of unfolded base models and of hub models; unset means `dir`/cache."""
     weights_dir: Path | None = Field(None, validation_alias="ATELIER_WEIGHTS_DIR")
     """The operator's own diffusers folders of hub models, by repository id."""
+    tensorboard_dir: Path | None = None
+    """Where the job's TensorBoard events go; unset: nowhere."""
     patience_seconds: float = Field(600.0, gt=0)
     """How long a Trainer that does not answer is tried again before the job is given up."""

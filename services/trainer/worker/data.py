@@ -1,4 +1,4 @@
-"""A snapshot's pictures: read from the blob store, decoded, scaled and cropped to squares."""
+"""A snapshot's pictures: read from the blob store, decoded, scaled and cropped to the sizes that are trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import DataLoss, FailedPrecondition
-from services.common.pictures import PictureRefused, decode_rgb
+from services.common.pictures import PictureRefused, decode_with_mask
 
 if TYPE_CHECKING:
     import torch
@@ -30,25 +30,41 @@ class Item:
     height: int
 
 
-def read_pictures(items: Sequence[Item], blobs: BlobStore, resolution: int) -> "torch.Tensor":
-    """(B, 3, R, R) float32 in [-1, 1].
+@dataclass(frozen=True)
+class Pictures:
+    """(B, 3, H, W) float32 in [-1, 1], and where asked for what of them counts, (B, 1, H, W) in [0, 1]."""
+
+    pixels: "torch.Tensor"
+    masks: "torch.Tensor | None" = None
+
+
+def read_pictures(
+    items: Sequence[Item], blobs: BlobStore, size: tuple[int, int], *, masked: bool = False
+) -> "Pictures":
+    """The pictures scaled and cropped to `size` (width, height); `masked`: with their opacity, 1 where they say none.
 
     Raises BadImage naming the file that does not decode, and DataLoss (IMAGE_UNAVAILABLE) for one that is gone.
     """
     import torch
 
-    return torch.stack([_read(item, blobs, resolution) for item in items])
+    pixels, masks = [], []
+    for item in items:
+        picture, alpha = decode_item(item, blobs)
+        pixels.append(to_tensor(crop(picture, *size)))
+        if masked:
+            masks.append(_opacity(alpha, size))
+    return Pictures(torch.stack(pixels), torch.stack(masks) if masked else None)
 
 
-def _read(item: Item, blobs: BlobStore, resolution: int) -> "torch.Tensor":
+def decode_item(item: Item, blobs: BlobStore) -> "tuple[Image, Image | None]":
+    """The picture, RGB, and its opacity if it says any. Raises as `read_pictures`."""
     try:
-        picture = decode_rgb(blobs.get(item.sha256))
+        return decode_with_mask(blobs.get(item.sha256))
     except BlobMissing as error:
         message = f"the bytes of the picture {item.filename!r} are gone (SHA-256 {item.sha256})"
         raise DataLoss(message, reason="IMAGE_UNAVAILABLE") from error
     except PictureRefused as error:
         raise BadImage(f"the picture {item.filename!r} does not decode: {error}") from error
-    return to_tensor(crop_square(picture, resolution))
 
 
 def needs_enlarging(item: Item, resolution: int) -> bool:
@@ -56,18 +72,29 @@ def needs_enlarging(item: Item, resolution: int) -> bool:
     return min(item.width, item.height) < resolution
 
 
-def crop_square(picture: "Image", side: int) -> "Image":
-    """The middle of `picture`, its short side scaled to `side` pixels with an antialiasing filter. One that fits
-    already keeps its pixels; a smaller one is enlarged, since every picture of a batch has one size."""
+def crop(picture: "Image", width: int, height: int) -> "Image":
+    """The middle of `picture`, scaled with an antialiasing filter to just cover `width` x `height` pixels. One that
+    fits already keeps its pixels; a smaller one is enlarged, since every picture of a batch has one size."""
     from PIL.Image import Resampling
 
-    width, height = picture.size
-    if min(width, height) != side:
-        scale = side / min(width, height)
-        width, height = max(side, round(width * scale)), max(side, round(height * scale))
-        picture = picture.resize((width, height), Resampling.LANCZOS, reducing_gap=3.0)
-    left, top = (width - side) // 2, (height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
+    wide, high = picture.size
+    scale = max(width / wide, height / high)
+    if scale != 1:
+        wide, high = max(width, round(wide * scale)), max(height, round(high * scale))
+        picture = picture.resize((wide, high), Resampling.LANCZOS, reducing_gap=3.0)
+    left, top = (wide - width) // 2, (high - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _opacity(alpha: "Image | None", size: tuple[int, int]) -> "torch.Tensor":
+    """(1, H, W) in [0, 1]."""
+    import numpy
+    import torch
+
+    width, height = size
+    if alpha is None:
+        return torch.ones(1, height, width)
+    return torch.from_numpy(numpy.array(crop(alpha, width, height)))[None].float() / 255
 
 
 def to_tensor(picture: "Image") -> "torch.Tensor":

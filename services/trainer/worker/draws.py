@@ -21,11 +21,17 @@ class Draws:
     timesteps: "torch.Tensor"  # (B,) int64 in [0, T)
     jitter: "torch.Tensor"  # (B, C, H, W) where in the VAE's posterior the latents lie
     noise: "torch.Tensor"  # (B, C, H, W) epsilon
+    wording: "torch.Tensor"  # (B,) int64, which of a caption's lines is said, and in which order its tags
 
     def __getitem__(self, rows: list[int]) -> "Draws":
         """The draws of some of the pictures."""
         return Draws(
-            self.flipped[rows], self.captionless[rows], self.timesteps[rows], self.jitter[rows], self.noise[rows]
+            self.flipped[rows],
+            self.captionless[rows],
+            self.timesteps[rows],
+            self.jitter[rows],
+            self.noise[rows],
+            self.wording[rows],
         )
 
 
@@ -39,15 +45,18 @@ def draw_step(
     flip: bool,
     caption_dropout: float,
     noise_offset: float,
+    part: int = 0,
 ) -> Draws:
-    """The draws of optimizer step `step` over `count` pictures with latents of (C, H, W).
+    """The draws of optimizer step `step` over `count` pictures with latents of (C, H, W); `part` counts the sizes of a
+    step whose pictures have several.
 
     `flip` mirrors half of the pictures; `caption_dropout` is the share of captions left out; `noise_offset` shifts each
-    channel's noise by a normal number times itself, so that brightness is learnt too.
+    channel's noise by a normal number times itself, so that brightness is learnt too (Guttenberg 2023, "Diffusion with
+    Offset Noise", crosslabs.org).
     """
     import torch
 
-    generator = generator_for(seed, "step", step)
+    generator = generator_for(seed, "step", step, *([part] if part else []))
     shape = (count, *latent_shape)
     # Always all of them in this order: turning one thing on leaves the others' numbers as they were.
     noise = torch.randn(shape, generator=generator)
@@ -55,10 +64,12 @@ def draw_step(
     timesteps = torch.randint(num_timesteps, (count,), generator=generator)
     coins = torch.rand((2, count), generator=generator)
     offsets = torch.randn((count, latent_shape[0], 1, 1), generator=generator)
+    wording = torch.randint(2**62, (count,), generator=generator)
     return Draws(
         flipped=coins[0] < (0.5 if flip else 0.0),
         captionless=coins[1] < caption_dropout,
         timesteps=timesteps,
         jitter=jitter,
         noise=noise + noise_offset * offsets if noise_offset else noise,
+        wording=wording,
     )

@@ -1,7 +1,10 @@
 """What a job trains on: device, precision, and the memory in use."""
 
+import resource
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidArgument
@@ -60,15 +63,34 @@ def make_accelerator(device: str, precision: str) -> "Accelerator":
     return Accelerator(cpu=device == "cpu", mixed_precision=precision)
 
 
-def memory_gauge(device: str) -> Callable[[], int]:
-    """A function that gives bytes in use: on the device, or for the CPU this process's resident memory."""
+def memory_gauge(device: str) -> Callable[[], tuple[int, int]]:
+    """A function that gives bytes in use and the most that ever were: on the device, or for the CPU of this process."""
     import torch
 
     if device == "cuda":
-        return torch.cuda.memory_allocated
+        return lambda: (torch.cuda.memory_allocated(), torch.cuda.max_memory_reserved())
     if device == "mps":
-        return torch.mps.current_allocated_memory
+        return lambda: (torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory())
     import psutil
 
     process = psutil.Process()
-    return lambda: int(process.memory_info().rss)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return lambda: (int(process.memory_info().rss), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def memory_total(device: str) -> int:
+    """Bytes that the device has, whoever uses them; for the CPU the machine's, or the container's if that is less."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    if device == "mps":
+        return torch.mps.recommended_max_memory()
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

@@ -1,12 +1,16 @@
-"""One job from its first report to its last: load, draw the class, cache, train, save."""
+"""One job from its first report to its last: load, hold out, draw the class, cache, train, validate, save."""
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from services.common.errors import FailedPrecondition
 from services.trainer.domain import (
+    LAYOUT_LORA,
+    LAYOUT_PIPELINE,
     Checkpoint,
     Loading,
     LoadingStage,
@@ -18,22 +22,25 @@ from services.trainer.domain import (
     Report,
     Trained,
     TrainingConfig,
+    Validation,
 )
 from services.trainer.worker import hardware
+from services.trainer.worker.aside import at_hand, idle_parts, set_aside
 from services.trainer.worker.assignment import Assignment
 from services.trainer.worker.cache import TrainingSet
-from services.trainer.worker.checkpoint import Kept, Pace, store_weights
+from services.trainer.worker.checkpoint import Pace, store_weights
 from services.trainer.worker.data import Item, needs_enlarging
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee, captions_for, make_trainee, training_record
-from services.trainer.worker.objective import schedule_of
+from services.trainer.worker.objective import NoiseSchedule, schedule_of
 from services.trainer.worker.plan import Plan, make_plan
 from services.trainer.worker.prepare import Places, load_bases, make_training_set, with_resolution
 from services.trainer.worker.samples import draw_samples
 from services.trainer.worker.state import Learner, make_learner, restore, store_state
+from services.trainer.worker.validation import Judge, compare, hold_out, validation_loss
 
-LAYOUT_PIPELINE, LAYOUT_LORA = 1, 2  # the Catalog's numbers
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,10 @@ class Run:
     assignment: Assignment
     config: TrainingConfig  # with the resolution filled in
     trainee: Trainee
+    pictures: TrainingSet
+    schedule: NoiseSchedule
     plan: Plan
+    judge: Judge
     places: Places
     device: str
     precision: str
@@ -64,25 +74,41 @@ def run_job(
     config, method = assignment.config, assignment.method
     if not items:
         raise FailedPrecondition("the dataset is empty", reason="EMPTY_DATASET")
-    captions = captions_for(method, config, [item.caption for item in items])
     device = hardware.choose_device(config.device)
     precision = hardware.choose_precision(config.mixed_precision, device)
     yield Loading(LoadingStage.LOADING_MODEL)
     components = load_bases(assignment.bases, places, device)
     config = with_resolution(config, components)
     yield _describe(assignment, items, config, device, precision)
-    preparing = make_training_set(components, method, config, items, captions, places.blobs, device, precision)
+    num_held_out = 0
+    if config.validation.share:
+        likeness = yield from _unless(pausing, compare(items, places.blobs))
+        if likeness is None:
+            yield Paused()
+            return
+        held = set(hold_out(likeness, config.validation.share, config.seed or 0))
+        num_held_out = len(held)
+        items = [item for row, item in enumerate(items) if row not in held] + [items[row] for row in sorted(held)]
+        yield Log(LogLevel.INFO, f"{num_held_out} of the {len(items)} pictures are held out for validation")
+    captions = captions_for(method, config, [item.caption for item in items])
+    preparing = make_training_set(
+        components, method, config, items, captions, places.blobs, device, precision, num_held_out
+    )
     pictures = yield from _unless(pausing, preparing)
     if pictures is None:
         yield Paused()
         return
     trainee = make_trainee(components, method, config, frozen=hardware.frozen_dtype(precision))
-    plan = make_plan(config, len(items))
+    set_aside(idle_parts(components, config))
+    plan = make_plan(config, pictures.num_images, pictures.buckets)
     count = sum(parameter.numel() for parameter in trainee.parameters)
     yield Log(
         LogLevel.INFO, f"training {count:,} parameters for {plan.total_steps} steps in {plan.total_epochs} epochs"
     )
-    yield from _train(Run(assignment, config, trainee, plan, places, device, precision, pausing), pictures)
+    schedule, judge = schedule_of(trainee.components.scheduler_config), Judge(config.validation.patience)
+    yield from _train(
+        Run(assignment, config, trainee, pictures, schedule, plan, judge, places, device, precision, pausing)
+    )
 
 
 def _describe(
@@ -93,25 +119,26 @@ def _describe(
         f"{assignment.method.value} on {base.name!r} with {len(items)} pictures at {resolution} px,"
         f" on {device}, mixed precision {precision}, seed {config.seed}"
     )
-    if small := sum(needs_enlarging(item, resolution) for item in items):
+    small = sum(needs_enlarging(item, resolution) for item in items)
+    if small and not config.aspect_buckets:
         return Log(LogLevel.WARNING, f"{text}; {small} of the pictures are smaller than that and were enlarged")
     return Log(LogLevel.INFO, text)
 
 
-def _train(run: Run, pictures: TrainingSet) -> Iterator[Report | None]:
+def _train(run: Run) -> Iterator[Report | None]:
     config, plan, trainee = run.config, run.plan, run.trainee
     accelerator = hardware.make_accelerator(run.device, run.precision)
     learner = make_learner(trainee, config, plan, accelerator)
     since = yield from _restore(run, learner)
-    earlier = [each for each in reversed(run.assignment.checkpoints) if since and each.step <= since.step]
-    kept = Kept(run.places.blobs, config.checkpoints.keep, earlier)
+    made = [each for each in reversed(run.assignment.checkpoints) if since and each.step <= since.step]
     pace = Pace(config.checkpoints.interval_steps, last_step=plan.total_steps, pausing=run.pausing)
     sample_due = _every(config.samples.interval_steps if config.samples.prompts else None, but=plan.total_steps)
+    measure_due = _measures(run)
     steps = train(
         trainee,
         learner,
-        pictures,
-        schedule_of(trainee.components.scheduler_config),
+        run.pictures,
+        run.schedule,
         config,
         plan,
         accelerator=accelerator,
@@ -121,26 +148,49 @@ def _train(run: Run, pictures: TrainingSet) -> Iterator[Report | None]:
             overflow_is_skipped=run.precision == "fp16",
             since=since,
         ),
-        settle_at=lambda step: pace.due(step) or sample_due(step),
+        settle_at=lambda step: pace.due(step) or sample_due(step) or measure_due(step),
         after=since.step if since else 0,
     )
-    for progress in steps:
+    last = since.step if since else 0
+    for progress in steps if not run.judge.is_exhausted else ():
         yield progress
-        if progress is not None and pace.due(progress.step):
+        if progress is None:
+            continue
+        last, verdict = progress.step, None
+        if measure_due(last):
+            with learner.averaged():
+                loss = yield from validation_loss(trainee, run.pictures, run.schedule, config, accelerator)
+            verdict = run.judge.note(last, loss, run.pictures.num_held_out)
+            yield verdict
+        best = verdict is not None and verdict.is_best and last < plan.total_steps
+        if pace.due(last) or best:
             began = time.monotonic()
-            checkpoint = _checkpoint(run, learner, progress)
+            checkpoint = _checkpoint(run, learner, progress, verdict)
             yield checkpoint
-            kept.add(checkpoint)
+            made.append(checkpoint)
             pace.saved(time.monotonic() - began)
-            if pace.stop_after == progress.step:
+            if pace.stop_after == last:
                 yield Paused()
                 return
-        if progress is not None and sample_due(progress.step):
-            yield from _draw_samples(run, progress.step)
-    yield from _draw_samples(run, plan.total_steps)
+        if sample_due(last):
+            yield from _draw_samples(run, learner, last)
+        if run.judge.is_exhausted:
+            break
+    if last < plan.total_steps:
+        yield Log(
+            LogLevel.INFO,
+            f"training ends after step {last}: {config.validation.patience} measurements since were none better",
+        )
+    yield from _draw_samples(run, learner, last)
     yield Loading(LoadingStage.SAVING)
     layout = LAYOUT_LORA if trainee.is_lora else LAYOUT_PIPELINE
-    yield Trained(plan.total_steps, layout, _store(run, plan.total_steps))
+    if (chosen := _best(run, made)) is not None:
+        yield Log(LogLevel.INFO, f"the model is the checkpoint of step {chosen.step}, the best by validation loss")
+        yield Trained(chosen.step, layout, chosen.files)
+        return
+    with learner.averaged():
+        files = _store(run, last)
+    yield Trained(last, layout, files)
 
 
 def _every(interval: int | None, *, but: int) -> Callable[[int], bool]:
@@ -148,10 +198,27 @@ def _every(interval: int | None, *, but: int) -> Callable[[int], bool]:
     return lambda step: interval is not None and step % interval == 0 and step != but
 
 
+def _measures(run: Run) -> Callable[[int], bool]:
+    """True for the steps after which the pictures held out are measured, the last among them."""
+    if not run.pictures.num_held_out:
+        return lambda step: False
+    interval = run.config.validation.interval_steps or run.plan.steps_per_epoch
+    return lambda step: step % interval == 0 or step == run.plan.total_steps
+
+
+def _best(run: Run, made: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The checkpoint that shall be the model, where it is not what training ended with."""
+    best = run.judge.best
+    if not run.config.validation.use_best or best is None:
+        return None
+    return next((each for each in made if each.step == best[0] and each.files), None)
+
+
 def _restore(run: Run, learner: Learner) -> Generator[Report | None, None, Checkpoint | None]:
     """Stands where an earlier attempt was, if it can; says so, and says what was damaged."""
     job_id = run.assignment.job_id
-    since, troubles = restore(learner, run.assignment.checkpoints, run.places.blobs, job_id=job_id)
+    since, measured, troubles = restore(learner, run.assignment.checkpoints, run.places.blobs, job_id=job_id)
+    run.judge.measured.extend(measured)
     for trouble in troubles:
         yield Log(LogLevel.WARNING, trouble)
     if since is not None:
@@ -162,14 +229,14 @@ def _restore(run: Run, learner: Learner) -> Generator[Report | None, None, Check
 
 
 def _unless(
-    pausing: Callable[[], bool], preparing: Generator[Report | None, None, TrainingSet]
-) -> Generator[Report | None, None, TrainingSet | None]:
+    pausing: Callable[[], bool], preparing: Generator[Report | None, None, Made]
+) -> Generator[Report | None, None, Made | None]:
     """What `preparing` says and returns; None, at the next moment that it can be left, where the job is to pause."""
     while True:
         try:
             report = next(preparing)
         except StopIteration as end:
-            made: TrainingSet = end.value
+            made: Made = end.value
             return made
         yield report
         if pausing():
@@ -177,11 +244,18 @@ def _unless(
             return None
 
 
-def _checkpoint(run: Run, learner: Learner, progress: Progress) -> Checkpoint:
+def _checkpoint(run: Run, learner: Learner, progress: Progress, verdict: Validation | None) -> Checkpoint:
     """The weights and the state after a step, in the blob store before anybody hears of them."""
-    files = _store(run, progress.step)
-    job_id = run.assignment.job_id
-    state = store_state(learner, run.places.blobs, run.places.scratch, job_id=job_id, step=progress.step)
+    with learner.averaged():
+        files = _store(run, progress.step)
+    state = store_state(
+        learner,
+        run.places.blobs,
+        run.places.scratch,
+        job_id=run.assignment.job_id,
+        step=progress.step,
+        measured=run.judge.measured,
+    )
     return Checkpoint(
         step=progress.step,
         size_bytes=sum(file.size_bytes for file in files),
@@ -190,24 +264,28 @@ def _checkpoint(run: Run, learner: Learner, progress: Progress) -> Checkpoint:
         files=files,
         state=state,
         elapsed_millis=progress.elapsed_millis,
+        validation_loss=verdict.loss if verdict else None,
     )
 
 
-def _draw_samples(run: Run, step: int) -> Iterator[Report | None]:
-    config = run.config
+def _draw_samples(run: Run, learner: Learner, step: int) -> Iterator[Report | None]:
+    config, components = run.config, run.trainee.components
     if not config.samples.prompts:
         return
-    run.trainee.set_mode(training=False)
-    yield from draw_samples(
-        run.trainee.components,
-        config.samples,
-        run.places.blobs,
-        step=step,
-        seed=config.seed or 0,
-        side=config.resolution or 0,
-        autocast=hardware.autocast(run.device, run.precision),
-    )
-    run.trainee.set_mode(training=True)
+    with ExitStack() as stack:
+        stack.enter_context(at_hand(idle_parts(components, config), run.trainee.device))
+        stack.enter_context(learner.averaged())
+        run.trainee.set_mode(training=False)
+        yield from draw_samples(
+            components,
+            config.samples,
+            run.places.blobs,
+            step=step,
+            seed=config.seed or 0,
+            side=config.resolution or 0,
+            autocast=hardware.autocast(run.device, run.precision),
+        )
+        run.trainee.set_mode(training=True)
 
 
 def _store(run: Run, step: int) -> tuple[ModelFile, ...]:
@@ -219,7 +297,7 @@ def _store(run: Run, step: int) -> tuple[ModelFile, ...]:
         base_name=base.name,
         base_digest=base.digest or f"{base.hub_repo}@{base.hub_revision}",
         snapshot_digest=run.assignment.snapshot_digest,
-        num_images=run.plan.num_images,
+        num_images=run.pictures.num_images,
         resolution=run.config.resolution or 0,
         step=step,
         epoch=run.plan.epoch_of(step),

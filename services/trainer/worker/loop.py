@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from services.trainer.domain import Progress, TrainingConfig
 from services.trainer.worker.cache import TrainingSet
-from services.trainer.worker.draws import draw_step
+from services.trainer.worker.draws import Draws, draw_step
 from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee
 from services.trainer.worker.objective import NoiseSchedule
@@ -30,6 +30,8 @@ class Batch:
     weights: "torch.Tensor"  # (B,) what each picture's mean squared error counts; the step's loss is their sum
     rows: "torch.Tensor"  # (B,) which pictures
     captionless: "torch.Tensor"  # (B,) bool
+    wording: "torch.Tensor"  # (B,) int64
+    mask: "torch.Tensor | None" = None  # (B, 1, H, W) how much each place counts, 1 in the mean
 
 
 def train(
@@ -60,7 +62,7 @@ def train(
     for step in range(after + 1, plan.total_steps + 1):
         meter.begin_step()
         for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate_at(step)
+            group["lr"] = plan.learning_rate_at(step) * group["ratio"]
         losses: list[torch.Tensor] = []
         for batch in step_batches(step, pictures, schedule, config, plan):
             with accelerator.autocast(), _dropout_from(config, step, len(losses)):
@@ -69,7 +71,9 @@ def train(
             losses.append(loss.detach())
         norm = accelerator.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=not trainee.is_lora)
+        optimizer.zero_grad(set_to_none=not learner.is_flat)
+        if learner.average is not None:
+            learner.average.update(step)
         images = len(plan.images_of(step))
         if meter.end_step(step, images, torch.stack(losses).sum(), norm) or settle_at(step):
             yield from meter.settle()
@@ -81,9 +85,12 @@ def batch_loss(trainee: Trainee, pictures: TrainingSet, batch: Batch) -> "torch.
     """The batch's share of its step's loss."""
     device = trainee.device
     noisy, timesteps, target = (_send(each, device) for each in (batch.noisy, batch.timesteps, batch.target))
-    embeddings = pictures.captions(batch.rows, batch.captionless)
+    embeddings = pictures.captions(batch.rows, batch.captionless, batch.wording)
     prediction = trainee.components.unet(noisy, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
-    errors = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+    squares = (prediction.float() - target).square()
+    if batch.mask is not None:
+        squares = squares * _send(batch.mask, device)
+    errors = squares.mean(dim=(1, 2, 3))
     loss: torch.Tensor = (errors * _send(batch.weights, device)).sum()
     return loss
 
@@ -110,44 +117,69 @@ def _dropout_from(config: TrainingConfig, step: int, part: int) -> Iterator[None
 def step_batches(
     step: int, pictures: TrainingSet, schedule: NoiseSchedule, config: TrainingConfig, plan: Plan
 ) -> Iterator[Batch]:
-    """The step's pictures in batches of `config.batch_size`, each picture of a subject with one of its class, if any.
+    """The step's pictures in the plan's batches, each picture of a subject with one of its class, if any; pictures of
+    several sizes come apart.
 
     A picture counts its min-SNR weight over the number of the step's pictures, and one of the class `prior_loss_weight`
     times that: Ruiz et al. 2022, equation 2, the mean over the subject plus the weighted mean over the class.
     """
     import torch
 
-    epoch = plan.epoch_of(step)
-    order = plan.order_of(epoch)
-    rows = [order[place] for place in plan.images_of(step)]
+    batches = plan.batches_of(step)
+    rows = [row for batch in batches for row in batch]
     count = len(rows)
     weights = torch.full((count,), 1 / count)
     if pictures.num_class_images:
-        first = (step - 1) * plan.images_per_step
-        rows += [pictures.num_images + (first + place) % pictures.num_class_images for place in range(count)]
+        first, classes = (step - 1) * plan.images_per_step, pictures.num_images + pictures.num_held_out
+        rows += [classes + (first + place) % pictures.num_class_images for place in range(count)]
         prior = config.dreambooth.prior_loss_weight if config.dreambooth else 1.0
         weights = torch.cat([weights, prior * weights])
-    draws = draw_step(
-        plan.seed,
-        step,
-        len(rows),
-        pictures.latents.shape,
-        num_timesteps=len(schedule),
-        flip=config.random_flip,
-        caption_dropout=config.caption_dropout,
-        noise_offset=config.noise_offset,
-    )
-    weights = weights * schedule.min_snr_weights(draws.timesteps, config.snr_gamma)
-    for start in range(0, count, config.batch_size):
-        chosen = list(range(start, min(start + config.batch_size, count)))
-        chosen += [count + place for place in chosen if len(rows) > count]
-        part, part_rows = draws[chosen], torch.tensor(rows)[chosen]
-        latents = pictures.latents.sample(part_rows, part.flipped, part.jitter)
-        yield Batch(
-            noisy=schedule.diffuse(latents, part.noise, part.timesteps),
-            target=schedule.target(latents, part.noise, part.timesteps),
-            timesteps=part.timesteps,
-            weights=weights[chosen],
-            rows=part_rows,
-            captionless=part.captionless,
+    homes = [pictures.homes[row] for row in rows]
+    members = {home: [place for place, each in enumerate(homes) if each == home] for home in sorted(set(homes))}
+    draws = {
+        home: draw_step(
+            plan.seed,
+            step,
+            len(those),
+            pictures.latents[home].shape,
+            num_timesteps=len(schedule),
+            flip=config.random_flip,
+            caption_dropout=config.caption_dropout,
+            noise_offset=config.noise_offset,
+            part=part,
         )
+        for part, (home, those) in enumerate(members.items())
+    }
+    start = 0
+    for batch in batches:
+        chosen = list(range(start, start + len(batch)))
+        chosen += [count + place for place in chosen if len(rows) > count]
+        start += len(batch)
+        for home, those in members.items():
+            if here := [place for place in chosen if homes[place] == home]:
+                drawn = draws[home][[those.index(place) for place in here]]
+                yield make_batch(pictures, home, torch.tensor(rows)[here], drawn, weights[here], schedule, config)
+
+
+def make_batch(
+    pictures: TrainingSet,
+    home: int,
+    rows: "torch.Tensor",
+    draws: Draws,
+    weights: "torch.Tensor",
+    schedule: NoiseSchedule,
+    config: TrainingConfig,
+) -> Batch:
+    """A batch of pictures of one size, as the draws have it; `weights` before min-SNR's."""
+    cached, places = pictures.latents[home], pictures.places[rows]
+    latents = cached.sample(places, draws.flipped, draws.jitter)
+    return Batch(
+        noisy=schedule.diffuse(latents, draws.noise, draws.timesteps),
+        target=schedule.target(latents, draws.noise, draws.timesteps),
+        timesteps=draws.timesteps,
+        weights=weights * schedule.min_snr_weights(draws.timesteps, config.snr_gamma),
+        rows=rows,
+        captionless=draws.captionless,
+        wording=draws.wording,
+        mask=cached.mask(places, draws.flipped),
+    )

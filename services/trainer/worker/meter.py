@@ -36,15 +36,15 @@ class Pending(NamedTuple):
 
 
 class Meter:
-    """Of one training run. `memory` gives bytes in use; `overflow_is_skipped` says that a gradient scaler leaves out
-    steps whose gradients overflow, so that such a norm is no failure. `since` is the checkpoint of an earlier attempt:
-    its time and its smoothed loss are gone on from."""
+    """Of one training run. `memory` gives bytes in use and the most that ever were; `overflow_is_skipped` says that a
+    gradient scaler leaves out steps whose gradients overflow, so that such a norm is no failure. `since` is the
+    checkpoint of an earlier attempt: its time and its smoothed loss are gone on from."""
 
     def __init__(
         self,
         plan: Plan,
         *,
-        memory: Callable[[], int],
+        memory: Callable[[], tuple[int, int]],
         overflow_is_skipped: bool = False,
         since: Checkpoint | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -92,7 +92,7 @@ class Meter:
             for place, entry in enumerate(pending)
         ]
 
-    def _progress(self, entry: Pending, loss: float, grad_norm: float, memory: int) -> Progress:
+    def _progress(self, entry: Pending, loss: float, grad_norm: float, memory: tuple[int, int]) -> Progress:
         plan, step = self._plan, entry.step
         if not math.isfinite(loss):
             raise LossNotFinite(
@@ -120,6 +120,7 @@ class Meter:
             images_per_second=(self._images - first_images) / seconds,
             elapsed_millis=self._elapsed_before + round(entry.elapsed * 1000),
             remaining_millis=round((plan.total_steps - step) * seconds / (step - first_step) * 1000),
-            memory_bytes=memory,
+            memory_bytes=memory[0],
             grad_norm=grad_norm,
+            peak_memory_bytes=memory[1],
         )

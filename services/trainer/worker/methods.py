@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidArgument
 from services.diffusion.adapters import add_lora, save_lora
 from services.diffusion.load import Components
-from services.trainer.domain import LoraConfig, Method, TrainingConfig
+from services.diffusion.schedulers import make_scheduler
+from services.trainer.domain import LoraConfig, Method, Prediction, TrainingConfig
+from services.trainer.worker.cache import lines_of
+from services.trainer.worker.optimizers import NAMES as OPTIMIZERS
 from services.trainer.worker.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -25,6 +28,19 @@ class Trainee:
     parameters: "list[torch.nn.Parameter]"
     is_lora: bool
     trains_text_encoder: bool
+    has_own_schedule: bool = False
+    """It learns under another noise schedule or prediction than its base's, and has to be drawn with that."""
+
+    def groups(self, config: TrainingConfig) -> "list[tuple[list[torch.nn.Parameter], float]]":
+        """The parameters by how fast they learn, as ratios to the job's learning rate: LoRA+ (Hayou et al. 2024) has
+        the B matrices learn faster."""
+        ratio = config.lora.plus_ratio if self.is_lora and config.lora else 1.0
+        if ratio == 1:
+            return [(self.parameters, 1.0)]
+        models = (self.components.unet, self.components.text_encoder)
+        faster = {id(each) for model in models for name, each in model.named_parameters() if ".lora_B." in name}
+        slow = [each for each in self.parameters if id(each) not in faster]
+        return [(slow, 1.0), ([each for each in self.parameters if id(each) in faster], ratio)]
 
     def set_mode(self, *, training: bool) -> None:
         """Dropout and gradient checkpointing act in training mode alone."""
@@ -49,7 +65,8 @@ def captions_for(method: Method, config: TrainingConfig, captions: Sequence[str]
                 "DreamBooth wants a prompt for its pictures", field="config.dreambooth.instance_prompt"
             )
         captions = [config.dreambooth.instance_prompt] * len(captions)
-    return [_with_trigger(config.trigger_word, caption) for caption in captions]
+    word = config.trigger_word
+    return ["\n".join(_with_trigger(word, line) for line in lines_of(caption)) for caption in captions]
 
 
 def _with_trigger(word: str, caption: str) -> str:
@@ -61,12 +78,15 @@ def _with_trigger(word: str, caption: str) -> str:
 def make_trainee(components: Components, method: Method, config: TrainingConfig, *, frozen: "torch.dtype") -> Trainee:
     """Makes the parameters that `method` trains learn, in float32, and keeps the rest as `frozen`; alters `components`.
 
-    A LoRA's first values come from `config.seed`. Raises InvalidArgument when a target module is not in the denoiser.
+    A LoRA's first values come from `config.seed`. Raises InvalidArgument when a target module is not in the denoiser,
+    or when the model cannot be trained under the schedule that is asked for.
     """
     import torch
 
     if config.seed is None:
         raise ValueError("training wants a seed")
+    published = components.scheduler_config
+    components = with_schedule(components, config)
     unet, text_encoder, device = components.unet, components.text_encoder, components.device
     trains_text = config.train_text_encoder
     if trains_every_weight(method, config):
@@ -75,7 +95,8 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
         if not trains_text:
             _keep_as(frozen, text_encoder)
         parameters = [each for model in (unet, text_encoder) for each in model.parameters() if each.requires_grad]
-        trainee = Trainee(components, device, parameters, is_lora=False, trains_text_encoder=trains_text)
+        other = components.scheduler_config is not published
+        trainee = Trainee(components, device, parameters, False, trains_text, has_own_schedule=other)
     else:
         _keep_as(frozen, unet, text_encoder)
         lora = config.lora or LoraConfig()
@@ -87,6 +108,8 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
                 alpha=lora.alpha,
                 dropout=lora.dropout,
                 target_modules=lora.target_modules,
+                rslora=lora.rslora,
+                dora=lora.dora,
                 text_encoder=text_encoder if trains_text else None,
                 family=components.family.name,
             )
@@ -95,7 +118,30 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
         unet.enable_gradient_checkpointing()
         if trains_text:
             text_encoder.gradient_checkpointing_enable()
+    if config.compile:
+        unet.compile_repeated_blocks()
     return trainee
+
+
+def with_schedule(components: Components, config: TrainingConfig) -> Components:
+    """The same models under the prediction and the schedule's end that the job asks for; as they are where it asks for
+    nothing else than they have. Raises InvalidArgument for zero terminal SNR without v-prediction."""
+    known = components.scheduler_config
+    prediction = known.get("prediction_type", "epsilon")
+    if config.prediction_type is not Prediction.MODEL:
+        prediction = config.prediction_type.value
+    changes: dict[str, object] = {"prediction_type": prediction}
+    scheduler_class = components.scheduler_class
+    if config.zero_terminal_snr:
+        if prediction == "epsilon":
+            rule = "needs v-prediction, and this base model predicts epsilon: choose the prediction type v_prediction"
+            raise InvalidArgument(rule, field="config.zero_terminal_snr")
+        # Lin et al. 2024: rescaled betas, and drawing has to begin at the last timestep.
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        scheduler_class = "DDIMScheduler"
+    if all(known.get(name) == value for name, value in changes.items()):
+        return components
+    return replace(components, scheduler_class=scheduler_class, scheduler_config={**known, **changes})
 
 
 def _keep_as(dtype: "torch.dtype", *models: "torch.nn.Module") -> None:
@@ -132,7 +178,7 @@ def training_record(
         "ss_epoch": str(epoch),
         "ss_num_train_images": str(num_images),
         "ss_learning_rate": repr(config.learning_rate),
-        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_optimizer": OPTIMIZERS[config.optimizer],
         "ss_min_snr_gamma": repr(config.snr_gamma),
     }
     if not trains_every_weight(method, config):
@@ -143,6 +189,10 @@ def training_record(
             "ss_network_alpha": str(lora.rank if lora.alpha is None else lora.alpha),
             "ss_network_args": json.dumps({"target_modules": list(lora.target_modules)}),
         }
+    if config.noise_offset:
+        record["ss_noise_offset"] = repr(config.noise_offset)
+    if config.ema_decay:
+        record["atelier_ema_decay"] = repr(config.ema_decay)
     if config.trigger_word:
         record["modelspec.trigger_phrase"] = config.trigger_word
     return record
@@ -162,6 +212,8 @@ def save_weights(trainee: Trainee, folder: Path, record: Mapping[str, str]) -> l
         _save_denoiser(components.unet, folder / "unet", record)
         if trainee.trains_text_encoder:
             _save_text_encoder(components.text_encoder, folder / "text_encoder", record)
+        if trainee.has_own_schedule:
+            make_scheduler(components).save_pretrained(folder / "scheduler")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
         if path.suffix == ".safetensors":

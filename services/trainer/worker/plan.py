@@ -1,7 +1,9 @@
 """How many steps a job takes, which pictures each sees, and at which learning rate."""
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from services.trainer.domain import Schedule, TrainingConfig
@@ -10,20 +12,30 @@ from services.trainer.worker.seeds import generator_for
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An optimizer step sees up to `images_per_step` pictures. The last step of an epoch sees what is left: no
-    picture is dropped, none is seen twice in an epoch, and the loss stays the mean over the pictures seen."""
+    """An optimizer step sees up to `accumulation` batches of up to `batch_size` pictures, each batch out of one
+    bucket. The last ones of an epoch see what is left: no picture is dropped, none is seen twice in an epoch, and the
+    loss stays the mean over the pictures seen."""
 
     num_images: int
-    images_per_step: int
+    batch_size: int
+    accumulation: int
     total_steps: int
     learning_rate: float
     schedule: Schedule
     warmup_steps: int
     seed: int
+    buckets: tuple[int, ...] = ()
+    """Which bucket each picture is in; empty: all are in one."""
+
+    @property
+    def images_per_step(self) -> int:
+        """At most."""
+        return self.batch_size * self.accumulation
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(self.num_images / self.images_per_step)
+        sizes = Counter(self.buckets).values() if self.buckets else [self.num_images]
+        return math.ceil(sum(math.ceil(size / self.batch_size) for size in sizes) / self.accumulation)
 
     @property
     def total_epochs(self) -> int:
@@ -33,14 +45,15 @@ class Plan:
         """From 1, for steps from 1."""
         return (step - 1) // self.steps_per_epoch + 1
 
-    def images_of(self, step: int) -> range:
-        """Places of the step's pictures in its epoch's order."""
-        start = (step - 1) % self.steps_per_epoch * self.images_per_step
-        return range(start, min(start + self.images_per_step, self.num_images))
+    def batches_of(self, step: int) -> tuple[tuple[int, ...], ...]:
+        """The step's pictures, batch by batch. An epoch's order is a function of the seed and the epoch alone."""
+        batches = _batches(self.seed, self.epoch_of(step), self.num_images, self.batch_size, self.buckets)
+        start = (step - 1) % self.steps_per_epoch * self.accumulation
+        return batches[start : start + self.accumulation]
 
-    def order_of(self, epoch: int) -> tuple[int, ...]:
-        """The epoch's order: a permutation of the pictures, a function of the seed and the epoch alone."""
-        return _order(self.seed, epoch, self.num_images)
+    def images_of(self, step: int) -> tuple[int, ...]:
+        """The step's pictures."""
+        return tuple(row for batch in self.batches_of(step) for row in batch)
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of step 1, 2, ...: a straight rise that reaches the full rate with the last warm-up step, then the
@@ -58,23 +71,39 @@ class Plan:
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+def _batches(
+    seed: int, epoch: int, count: int, batch_size: int, buckets: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """All pictures in a random order, those of one bucket together in batches, and these in a random order too."""
     import torch
 
-    return tuple(torch.randperm(count, generator=generator_for(seed, "order", epoch)).tolist())
+    generator = generator_for(seed, "order", epoch)
+    members: dict[int, list[int]] = {}
+    for row in torch.randperm(count, generator=generator).tolist():
+        members.setdefault(buckets[row] if buckets else 0, []).append(row)
+    batches = [
+        tuple(rows[start : start + batch_size])
+        for _, rows in sorted(members.items())
+        for start in range(0, len(rows), batch_size)
+    ]
+    if len(members) > 1:
+        batches = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+    return tuple(batches)
 
 
-def make_plan(config: TrainingConfig, num_images: int) -> Plan:
-    """The plan of a job on `num_images` >= 1 pictures; `config.seed` is set."""
+def make_plan(config: TrainingConfig, num_images: int, buckets: Sequence[int] = ()) -> Plan:
+    """The plan of a job on `num_images` >= 1 pictures; `config.seed` is set. `buckets` says which each is in."""
     if config.seed is None:
         raise ValueError("a plan wants a seed")
-    per_step = config.batch_size * config.gradient_accumulation_steps
-    return Plan(
+    plan = Plan(
         num_images=num_images,
-        images_per_step=per_step,
-        total_steps=config.max_steps or math.ceil(num_images / per_step) * config.epochs,
+        batch_size=config.batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        total_steps=config.max_steps or 1,
         learning_rate=config.learning_rate,
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         seed=config.seed,
+        buckets=tuple(buckets) if len(set(buckets)) > 1 else (),
     )
+    return plan if config.max_steps else replace(plan, total_steps=plan.steps_per_epoch * config.epochs)

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.common.blobs import BlobStore
+from services.common.buckets import bucket_for
 from services.common.errors import InvalidArgument
 from services.diffusion.load import Components, load_components
 from services.diffusion.weights import fetch_hub, materialise
 from services.trainer.domain import Loading, LoadingStage, Method, Report, TrainingConfig
 from services.trainer.worker import hardware
 from services.trainer.worker.assignment import BaseModel
-from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, learning_captions
-from services.trainer.worker.data import Item, read_pictures
+from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
+from services.trainer.worker.data import Item, Pictures, read_pictures
 from services.trainer.worker.samples import draw
 from services.trainer.worker.seeds import derive_seed
 
@@ -68,9 +69,12 @@ def make_training_set(
     blobs: BlobStore,
     device: str,
     precision: str,
+    num_held_out: int = 0,
 ) -> Generator[Report | None, None, TrainingSet]:
-    """Encodes the pictures, and behind them DreamBooth's class pictures if it has any, which are drawn first."""
-    resolution = config.resolution or 0
+    """Encodes the pictures, of which the last `num_held_out` are held out, and behind them DreamBooth's class pictures
+    if it has any, which are drawn first."""
+    import torch
+
     class_pictures: list[torch.Tensor] = []
     dreambooth = config.dreambooth if method is Method.DREAMBOOTH else None
     if dreambooth and dreambooth.prior_preservation:
@@ -81,19 +85,46 @@ def make_training_set(
         class_pictures = yield from _draw_class(components, config, dreambooth.class_prompt, count, drawing)
         captions = captions + [dreambooth.class_prompt] * len(class_pictures)
     builder = LatentsBuilder(components, flip=config.random_flip)
-    total = len(items) + len(class_pictures)
-    for part in in_parts(items):
-        yield Loading(LoadingStage.CACHING_LATENTS, part.start, total)
-        builder.add(read_pictures(items[part.start : part.stop], blobs, resolution))
+    total, done = len(items) + len(class_pictures), 0
+    sizes = [training_size(item, config, components) for item in items]
+    for size in dict.fromkeys(sizes):
+        rows = [row for row, each in enumerate(sizes) if each == size]
+        for part in in_parts(rows):
+            some = rows[part.start : part.stop]
+            yield Loading(LoadingStage.CACHING_LATENTS, done, total)
+            builder.add(some, read_pictures([items[row] for row in some], blobs, size, masked=config.masked_loss))
+            done += len(some)
     for part in in_parts(class_pictures):
         yield Loading(LoadingStage.CACHING_LATENTS, len(items) + part.start, total)
-        builder.add(_as_input(class_pictures[part.start : part.stop]))
+        pixels = _as_input(class_pictures[part.start : part.stop])
+        masks = torch.ones_like(pixels[:, :1]) if config.masked_loss else None
+        builder.add([len(items) + place for place in part], Pictures(pixels, masks))
     yield Loading(LoadingStage.CACHING_LATENTS, total, total)
-    if config.train_text_encoder:
-        embed = learning_captions(components, captions)
+    if config.train_text_encoder or config.caption_shuffle:
+        embed = read_captions(
+            components,
+            captions,
+            learns=config.train_text_encoder,
+            shuffle=config.caption_shuffle,
+            keep=config.caption_keep_tags + bool(config.trigger_word),
+        )
     else:
         embed = cached_captions(components, captions, dtype=hardware.frozen_dtype(precision))
-    return TrainingSet(builder.build(), embed, num_images=len(items), num_class_images=len(class_pictures))
+    return TrainingSet(
+        *builder.build(),
+        embed,
+        num_images=len(items) - num_held_out,
+        num_class_images=len(class_pictures),
+        num_held_out=num_held_out,
+    )
+
+
+def training_size(item: Item, config: TrainingConfig, components: Components) -> tuple[int, int]:
+    """(width, height) that a picture is trained at: a square, or with buckets the nearest to its own shape."""
+    side = config.resolution or components.native_size
+    if not config.aspect_buckets:
+        return side, side
+    return bucket_for(item.width, item.height, resolution=side, multiple=components.size_multiple)
 
 
 def _draw_class(

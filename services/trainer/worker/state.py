@@ -1,4 +1,5 @@
-"""What training goes on from: the parameters, the optimizer and the scaler, exactly as they were after a step.
+"""What training goes on from: the parameters, their average, the optimizer and the scaler, exactly as they were after a
+step; and what was measured until then.
 
 Nothing else has a memory: the order of the pictures, their noise, the timesteps and the dropout of a step are functions
 of the seed and the step's number, and caches are made again from the snapshot. So on one device with one set of
@@ -6,23 +7,32 @@ libraries, training that goes on from a state ends with the very bytes of traini
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.common.blobs import BlobStore
 from services.common.errors import AtelierError, DataLoss
-from services.trainer.domain import Checkpoint, ModelFile, TrainingConfig
+from services.trainer.domain import Checkpoint, ModelFile, Optimizer, TrainingConfig
+from services.trainer.worker.average import Average
 from services.trainer.worker.methods import Trainee, sort_header
+from services.trainer.worker.optimizers import make_optimizer
 from services.trainer.worker.plan import Plan
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-FORMAT = "1"
+FORMAT = "2"
 NAME = "training_state.safetensors"
+
+
+QUANTIZED = "__bnb_optimizer_quant_state__"  # under which bitsandbytes keeps its tensors one level deeper
+
+Measured: TypeAlias = list[tuple[int, float]]
+"""(step, loss) of every validation so far."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +42,43 @@ class Learner:
     parameters: "list[torch.nn.Parameter]"
     optimizer: "torch.optim.Optimizer"
     scaler: Any | None
+    average: Average | None = None
+    is_flat: bool = False
+    """The parameters are views of few large ones, and so are their gradients, which stay."""
 
-    def save(self, path: Path, *, job_id: str, step: int) -> None:
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model as it would be saved: the average of its weights, where there is one."""
+        if self.average is None:
+            yield
+            return
+        with self.average.applied():
+            yield
+
+    def save(self, path: Path, *, job_id: str, step: int, measured: Measured) -> None:
         """Writes the state after `step` to a new safetensors file."""
         from safetensors.torch import save_file
 
         tensors = {f"parameter.{place}": each.detach().cpu() for place, each in enumerate(self.parameters)}
-        for place, memory in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{place}.{name}": _as_tensor(value).cpu() for name, value in memory.items()}
-        scaler = self.scaler.state_dict() if self.scaler is not None else {}
-        about = {"format": FORMAT, "atelier_job_id": job_id, "step": str(step), "scaler": json.dumps(scaler)}
+        if self.average is not None:
+            tensors |= {f"average.{place}": each.cpu() for place, each in enumerate(self.average.values)}
+        memory, numbers = _flattened(self.optimizer.state_dict()["state"])
+        tensors |= {f"optimizer.{name}": value.cpu() for name, value in memory.items()}
+        groups = [_plain(group) for group in self.optimizer.state_dict()["param_groups"]]
+        about = {
+            "format": FORMAT,
+            "atelier_job_id": job_id,
+            "step": str(step),
+            "scaler": json.dumps(self.scaler.state_dict() if self.scaler is not None else {}),
+            "optimizer": json.dumps({"numbers": numbers, "groups": groups}, sort_keys=True),
+            "measured": json.dumps(measured),
+        }
         save_file(tensors, path, metadata=about)
         sort_header(path)
 
-    def load(self, path: Path, *, job_id: str, step: int) -> None:
-        """Stands where `save` did. Raises DataLoss when the file is not this job's state after this step."""
+    def load(self, path: Path, *, job_id: str, step: int) -> Measured:
+        """Stands where `save` did, and gives what had been measured. Raises DataLoss when the file is not this job's
+        state after this step."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -55,44 +87,81 @@ class Learner:
                 found = (about.get("format"), about.get("atelier_job_id"), about.get("step"))
                 if found != (FORMAT, job_id, str(step)):
                     raise DataLoss(f"is the state of another training: {found}", reason="STATE_UNUSABLE")
-                self._restore({name: file.get_tensor(name) for name in file.keys()}, json.loads(about["scaler"]))  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            self._restore(tensors, json.loads(about["optimizer"]), json.loads(about["scaler"]))
+            return [(int(step), float(loss)) for step, loss in json.loads(about["measured"])]
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataLoss(f"cannot be used: {error}", reason="STATE_UNUSABLE") from error
 
-    def _restore(self, tensors: "dict[str, torch.Tensor]", scaler: dict[str, Any]) -> None:
+    def _restore(self, tensors: "dict[str, torch.Tensor]", optimizer: Any, scaler: dict[str, Any]) -> None:
         import torch
 
-        memories: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, place, what = name.split(".", 2)
-                memories.setdefault(int(place), {})[what] = value
         values = [tensors[f"parameter.{place}"] for place in range(len(self.parameters))]
         for parameter, value in zip(self.parameters, values, strict=True):
             if parameter.shape != value.shape:
                 raise ValueError(f"a parameter is {tuple(value.shape)} and not {tuple(parameter.shape)}")
+        memory = {name.removeprefix("optimizer."): value for name, value in tensors.items()}
+        memory = {name: value for name, value in memory.items() if f"optimizer.{name}" in tensors}
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": memories, "param_groups": groups})
+        groups = [here | there for here, there in zip(groups, optimizer["groups"], strict=True)]
+        state = _unflattened(memory, optimizer["numbers"])
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if self.scaler is not None and scaler:
             self.scaler.load_state_dict(scaler)
         with torch.no_grad():
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
+            for place, mean in enumerate(self.average.values if self.average else ()):
+                mean.copy_(tensors[f"average.{place}"])
+
+
+def _flattened(state: Mapping[int, Mapping[str, Any]]) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
+    """An optimizer's memory as tensors and plain numbers, named `place.what`."""
+    import torch
+
+    flat: dict[str, Any] = {}
+    for place, memory in state.items():
+        deeper = {f"{QUANTIZED}.{name}": value for name, value in memory.get(QUANTIZED, {}).items()}
+        flat |= {f"{place}.{name}": value for name, value in {**memory, **deeper}.items() if name != QUANTIZED}
+    # All parameters share bitsandbytes' two maps of 256 numbers; a safetensors file shares nothing.
+    tensors = {
+        name: value.detach().clone() if ".qmap" in name else value.detach()
+        for name, value in flat.items()
+        if isinstance(value, torch.Tensor)
+    }
+    return tensors, {name: value for name, value in flat.items() if name not in tensors}
+
+
+def _unflattened(tensors: "Mapping[str, torch.Tensor]", numbers: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **numbers}.items():
+        place, what = name.split(".", 1)
+        memory = state.setdefault(int(place), {})
+        if what.startswith(f"{QUANTIZED}."):
+            memory, what = memory.setdefault(QUANTIZED, {}), what.removeprefix(f"{QUANTIZED}.")
+        memory[what] = value
+    return state
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an optimizer's group is a number: Prodigy keeps there what it has found out of the step size."""
+    return {name: value for name, value in group.items() if isinstance(value, int | float) and name != "params"}
 
 
 def make_learner(trainee: Trainee, config: TrainingConfig, plan: Plan, accelerator: "Accelerator") -> Learner:
-    """The optimizer of a job before its first step."""
-    import torch
-
+    """The optimizer of a job before its first step. Raises InvalidArgument for one that is not installed here."""
+    groups = [(parameters, ratio) for parameters, ratio in trainee.groups(config) if parameters]
     # A LoRA is hundreds of small tensors. As views of one, they are clipped, updated and cleared in one go. A whole
-    # model has too many weights to hold their gradients while there are none.
-    parameters = [as_one(trainee.parameters)] if trainee.is_lora else trainee.parameters
-    optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-        parameters, lr=plan.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    # model has too many weights to hold their gradients while there are none, and Adafactor wants matrices.
+    is_flat = trainee.is_lora and config.optimizer is not Optimizer.ADAFACTOR
+    if is_flat:
+        groups = [([as_one(parameters)], ratio) for parameters, ratio in groups]
+    parameters = [each for some, _ in groups for each in some]
+    optimizer = make_optimizer(groups, config)
     if accelerator.scaler is not None:  # its wrapper costs most of a millisecond a step; only fp16's scaling needs it
         optimizer = accelerator.prepare_optimizer(optimizer)
-    return Learner(parameters, optimizer, accelerator.scaler)
+    average = Average(parameters, config.ema_decay) if config.ema_decay else None
+    return Learner(parameters, optimizer, accelerator.scaler, average, is_flat)
 
 
 def as_one(parameters: "Sequence[torch.nn.Parameter]") -> "torch.nn.Parameter":
@@ -107,12 +176,14 @@ def as_one(parameters: "Sequence[torch.nn.Parameter]") -> "torch.nn.Parameter":
     return whole
 
 
-def store_state(learner: Learner, blobs: BlobStore, scratch: Path, *, job_id: str, step: int) -> ModelFile:
+def store_state(
+    learner: Learner, blobs: BlobStore, scratch: Path, *, job_id: str, step: int, measured: Measured
+) -> ModelFile:
     """Puts the state after `step` into the blob store: written aside, fsynced and renamed. Raises OSError."""
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"state-{step}.safetensors"
     try:
-        learner.save(path, job_id=job_id, step=step)
+        learner.save(path, job_id=job_id, step=step, measured=measured)
         digest, size = blobs.put_file(path)
     finally:
         path.unlink(missing_ok=True)
@@ -121,8 +192,9 @@ def store_state(learner: Learner, blobs: BlobStore, scratch: Path, *, job_id: st
 
 def restore(
     learner: Learner, checkpoints: Sequence[Checkpoint], blobs: BlobStore, *, job_id: str
-) -> tuple[Checkpoint | None, list[str]]:
-    """Stands where the first of `checkpoints` that is whole does; None where none is. And why the others are not."""
+) -> tuple[Checkpoint | None, Measured, list[str]]:
+    """Stands where the first of `checkpoints` that is whole does; None where none is. With what had been measured by
+    then, and why the others are not whole."""
     troubles = []
     for checkpoint in checkpoints:
         if checkpoint.state is None:
@@ -130,15 +202,9 @@ def restore(
         try:
             if not blobs.verify(checkpoint.state.sha256):
                 raise DataLoss("is damaged: its bytes have changed", reason="STATE_UNUSABLE")
-            learner.load(blobs.path(checkpoint.state.sha256), job_id=job_id, step=checkpoint.step)
+            measured = learner.load(blobs.path(checkpoint.state.sha256), job_id=job_id, step=checkpoint.step)
         except AtelierError as error:
             troubles.append(f"the state of step {checkpoint.step} {error.message}")
         else:
-            return checkpoint, troubles
-    return None, troubles
-
-
-def _as_tensor(value: "torch.Tensor | float") -> "torch.Tensor":
-    import torch
-
-    return value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value)
+            return checkpoint, measured, troubles
+    return None, [], troubles

@@ -9,7 +9,8 @@ import pytest
 
 from services.diffusion.load import Components, load_components
 from services.trainer.domain import LoraConfig, Method, Progress, Schedule, TrainingConfig
-from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, learning_captions
+from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
+from services.trainer.worker.data import Pictures
 from services.trainer.worker.hardware import make_accelerator
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter
@@ -86,14 +87,14 @@ def make_set(
     import torch
 
     builder = LatentsBuilder(components, flip=config.random_flip)
-    for part in pixels.split(4):
-        builder.add(part)
+    for part in in_parts(range(len(pixels)), 4):
+        builder.add(part, Pictures(pixels[part.start : part.stop]))
     captions = captions[: len(pixels)]
-    if config.train_text_encoder:
-        embed = learning_captions(components, captions)
+    if config.train_text_encoder or config.caption_shuffle:
+        embed = read_captions(components, captions, learns=config.train_text_encoder, shuffle=config.caption_shuffle)
     else:
         embed = cached_captions(components, captions, dtype=torch.float32)
-    return TrainingSet(builder.build(), embed, len(pixels) - num_class_images, num_class_images)
+    return TrainingSet(*builder.build(), embed, len(pixels) - num_class_images, num_class_images)
 
 
 def run(
@@ -114,11 +115,11 @@ def run(
         trainee,
         make_learner(trainee, config, plan, accelerator),
         pictures,
-        schedule_of(components.scheduler_config),
+        schedule_of(trainee.components.scheduler_config),
         config,
         plan,
         accelerator=accelerator,
-        meter=Meter(plan, memory=lambda: 1),
+        meter=Meter(plan, memory=lambda: (1, 2)),
     )
     return trainee, [progress for progress in steps if progress is not None]
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 from atelier.trainer.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
+from services.common.blobs import BlobStore
 from services.common.clients import open_channel
 from services.common.database import open_database
 from services.common.server import Server, Service
+from services.common.telemetry import get_logger
 from services.trainer import domain
 from services.trainer.catalog import Catalog
 from services.trainer.convert import report_from_proto
 from services.trainer.domain import Appended, JobStatus
+from services.trainer.retention import Retention
 from services.trainer.servicer import WorkerServicer
 from services.trainer.store import Store
 from services.trainer.worker.assignment import assignment_from_proto, report_to_proto
@@ -69,7 +72,8 @@ async def desk(tmp_path: Path, catalog: RunningCatalog) -> AsyncIterator[Desk]:
 
         async def start() -> None:
             published: list[Appended] = []
-            workers = Workers(store, publish=published.append, on_trained=lambda job: None, lease_seconds=60)
+            retention = Retention(store.journal, BlobStore(tmp_path / "blobs"), get_logger("test"))
+            workers = Workers(store, retention, publish=published.append, on_trained=lambda job: None, lease_seconds=60)
             servicer = WorkerServicer(workers, Catalog(channel))
             name = "atelier.trainer.v1.WorkerService"
             server = Server([Service(add_WorkerServiceServicer_to_server, servicer, name)], listen=address)

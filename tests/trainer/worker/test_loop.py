@@ -127,7 +127,7 @@ def test_cached_latents_and_words_give_the_loss_of_encoding_each_time(load: Load
         from services.trainer.worker.draws import draw_step
 
         draws = draw_step(
-            7, step, 6, pictures.latents.shape, num_timesteps=1000, flip=True, caption_dropout=0, noise_offset=0
+            7, step, 6, pictures.latents[0].shape, num_timesteps=1000, flip=True, caption_dropout=0, noise_offset=0
         )
         rows = batch.rows.tolist()
         images = torch.stack(
@@ -159,7 +159,7 @@ def test_prior_preservation_adds_the_weighted_loss_of_the_class(load: Load, pixe
     assert batch.rows[4:].tolist() == [4, 5, 4, 5]
     with torch.no_grad():
         loss = float(batch_loss(trainee, pictures, batch))
-        embeddings = pictures.captions(batch.rows, batch.captionless)
+        embeddings = pictures.captions(batch.rows, batch.captionless, batch.wording)
         prediction = components.unet(batch.noisy, batch.timesteps, encoder_hidden_states=embeddings).sample
     errors = (prediction - batch.target) ** 2
     assert loss == pytest.approx(float(errors[:4].mean() + 0.3 * errors[4:].mean()), rel=1e-5)
@@ -194,7 +194,7 @@ def test_leaving_the_generator_ends_training_within_one_step(
         config,
         plan,
         accelerator=accelerator,
-        meter=Meter(plan, memory=lambda: 1),
+        meter=Meter(plan, memory=lambda: (1, 2)),
         settle_at=lambda step: True,
     )
     for _ in range(3):
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_fails_at_once_naming_the_step(
     pictures = make_set(components, pixels, config)
     trainee = make_trainee(components, Method.LORA, config, frozen=torch.float32)
     plan, schedule = make_plan(config, 6), schedule_of(components.scheduler_config)
-    meter = Meter(plan, memory=lambda: 1)
+    meter = Meter(plan, memory=lambda: (1, 2))
     steps = train(
         trainee,
         make_learner(trainee, config, plan, accelerator),

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from services.trainer.domain import Method, Schedule
-from services.trainer.worker.data import Item, crop_square, needs_enlarging
+from services.trainer.worker.data import Item, crop, needs_enlarging
 from services.trainer.worker.draws import draw_step
 from services.trainer.worker.methods import captions_for
 from services.trainer.worker.objective import schedule_of
@@ -33,11 +33,24 @@ def test_every_epoch_sees_every_picture_once_in_an_order_of_its_own() -> None:
     plan = make_plan(make_config(batch_size=4, epochs=3), 10)
     epochs: dict[int, list[int]] = {}
     for step in range(1, plan.total_steps + 1):
-        order = plan.order_of(plan.epoch_of(step))
-        epochs.setdefault(plan.epoch_of(step), []).extend(order[place] for place in plan.images_of(step))
+        epochs.setdefault(plan.epoch_of(step), []).extend(plan.images_of(step))
     assert [sorted(seen) for seen in epochs.values()] == [list(range(10))] * 3
     assert epochs[1] != epochs[2]
-    assert make_plan(make_config(batch_size=4, epochs=3), 10).order_of(2) == tuple(epochs[2])
+    again = make_plan(make_config(batch_size=4, epochs=3), 10)
+    assert [row for step in (4, 5, 6) for row in again.images_of(step)] == epochs[2]
+
+
+def test_each_batch_comes_out_of_one_bucket_and_every_picture_once_an_epoch() -> None:
+    buckets = (0, 1, 1, 0, 2, 1, 0, 0, 1, 0)
+    plan = make_plan(make_config(batch_size=3, gradient_accumulation_steps=2, epochs=4), 10, buckets)
+    assert plan.steps_per_epoch == 3, "2 + 2 + 1 batches, two a step"
+    orders = []
+    for epoch in range(4):
+        batches = [batch for step in range(3) for batch in plan.batches_of(epoch * 3 + step + 1)]
+        assert all(len({buckets[row] for row in batch}) == 1 for batch in batches)
+        assert sorted(row for batch in batches for row in batch) == list(range(10))
+        orders.append([buckets[batch[0]] for batch in batches])
+    assert len({tuple(order) for order in orders}) > 1, "the buckets' order is random, too"
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
@@ -117,7 +130,7 @@ def test_pictures_become_the_middle_square_of_the_wanted_side(size: tuple[int, i
     from PIL import Image
 
     picture = Image.new("RGB", size, (10, 20, 30))
-    square = crop_square(picture, 64)
+    square = crop(picture, 64, 64)
     assert square.size == (64, 64)
     assert square.getpixel((32, 32)) == (10, 20, 30)
     assert needs_enlarging(Item("", "", "", *size), 64) == (min(size) < 64)
@@ -128,5 +141,5 @@ def test_a_picture_that_fits_keeps_its_pixels() -> None:
     from PIL import Image
 
     pixels = numpy.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=numpy.uint8)
-    square = numpy.array(crop_square(Image.fromarray(pixels), 64))
+    square = numpy.array(crop(Image.fromarray(pixels), 64, 64))
     assert (square == pixels[:, 16:80]).all()
