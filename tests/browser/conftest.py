@@ -167,7 +167,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(12):
         picture = Image.new("RGB", (96, 96), (20 * index, 255 - 20 * index, 140))
-        ImageDraw.Draw(picture).ellipse((20, 20, 76, 76), fill=(255 - 20 * index, 40, 20 * index))
+        # Each at a place of its own: moved far enough, they are no near-duplicates.
+        left, top = 13 * (index % 4), 19 * (index // 4)
+        ImageDraw.Draw(picture).ellipse((left, top, left + 56, top + 56), fill=(255 - 20 * index, 40, 20 * index))
         picture.save(folder / f"apple-{index:02}.png")
         (folder / f"apple-{index:02}.txt").write_text("red apple" if index % 2 else "blue star")
     (folder / "broken.png").write_bytes((folder / "apple-00.png").read_bytes()[:150])

@@ -93,6 +93,25 @@ class Datasets:
         request = pb.RefreshDatasetRequest(dataset_id=self.id_of(dataset))
         return self._catalog.call(self._stub.RefreshDataset, request, timeout=None)
 
+    def inspect(
+        self,
+        dataset: DatasetRef,
+        *,
+        resolution: int = 0,
+        on_progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> pb.DatasetInspection:
+        """What a trainer should know first: duplicates, small, blurred and clipped pictures, captions that say nothing,
+        and the sizes that the pictures would be trained at.
+
+        `resolution` is what training is meant for, 0 for 512; `on_progress` hears (done, total). Raises NotFound.
+        """
+        request = pb.InspectDatasetRequest(dataset_id=self.id_of(dataset), resolution=resolution)
+        for answer in self._catalog.stream(self._stub.InspectDataset, request):
+            if answer.HasField("inspection"):
+                return answer.inspection
+            on_progress(answer.progress.done, answer.progress.total)
+        raise Unavailable("the inspection was cut off; ask again")
+
     def delete(self, dataset: DatasetRef, *, force: bool = False) -> None:
         """Raises NotFound, or FailedPrecondition when an unfinished job uses it and `force` is not set."""
         request = pb.DeleteDatasetRequest(dataset_id=self.id_of(dataset), force=force)

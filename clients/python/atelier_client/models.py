@@ -1,6 +1,9 @@
 """Models: base models, and what training made of them."""
 
+import uuid
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TypeAlias
 
 from atelier.catalog.v1 import catalog_service_pb2 as pb
@@ -11,6 +14,8 @@ from atelier_client import plain
 from atelier_client.errors import InvalidArgument, NotFound
 from atelier_client.naming import did_you_mean
 from atelier_client.transport import Transport
+
+CHUNK_BYTES = 1 << 20
 
 ModelRef: TypeAlias = int | str | Model
 """A model, its id, or its name."""
@@ -69,6 +74,56 @@ class Models:
         request = pb.GetModelLineageRequest(model_id=self.id_of(model))
         return self._catalog.call(self._stub.GetModelLineage, request)
 
+    def export(self, model: ModelRef, path: str | Path, *, format: str = "diffusers") -> Path:
+        """Writes the model to a file for other programs, and gives its path; into a folder, under a name of its own.
+
+        `format`: diffusers (a zip with a model card), lora_diffusers or lora_kohya (one .safetensors file, the latter
+        for ComfyUI and AUTOMATIC1111). Raises NotFound, FailedPrecondition, DataLoss, OSError.
+        """
+        number = plain.number_of(pb.ExportFormat.DESCRIPTOR, format, field="format")
+        request = pb.ExportModelRequest(model_id=self.id_of(model), format=pb.ExportFormat.ValueType(number))
+        answers = self._catalog.stream(self._stub.ExportModel, request)
+        first = next(answers)
+        target = Path(path) / first.filename if Path(path).is_dir() else Path(path)
+        aside = target.with_name(f".{target.name}.part")
+        try:
+            with aside.open("wb") as file:
+                file.write(first.content.data)
+                for answer in answers:
+                    file.write(answer.content.data)
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+        return target
+
+    def import_lora(
+        self,
+        path: str | Path,
+        base_model: ModelRef,
+        *,
+        name: str = "",
+        trigger_words: Sequence[str] = (),
+        license: str = "",
+        description: str = "",
+    ) -> Model:
+        """Takes in a LoRA that was made elsewhere, from a .safetensors file in diffusers' or kohya's layout.
+
+        Named after the file where no name is given. Raises InvalidArgument for a file that is refused, NotFound,
+        FailedPrecondition for a LoRA of another family, OSError.
+        """
+        file = Path(path)
+        start = pb.ImportStart(
+            request_id=str(uuid.uuid4()),
+            name=name or file.stem,
+            base_model_id=self.id_of(base_model),
+            trigger_words=trigger_words,
+            license=license,
+            description=description,
+        )
+        with file.open("rb"):
+            pass  # an OSError inside the stream would only break it
+        return self._catalog.call(self._stub.ImportModel, _import_parts(start, file), timeout=None, attempts=1).model
+
     def delete(self, model: ModelRef) -> None:
         """Raises NotFound, or FailedPrecondition while other models are built on it."""
         self._catalog.call(self._stub.DeleteModel, pb.DeleteModelRequest(model_id=self.id_of(model)), attempts=1)
@@ -84,3 +139,12 @@ class Models:
             hint = did_you_mean(name, [model.name for model in self.list()])
             raise NotFound(f"there is no model called {name!r}{hint}", kind="model", id=name)
         return found[0]
+
+
+def _import_parts(start: pb.ImportStart, path: Path) -> Iterator[pb.ImportModelRequest]:
+    yield pb.ImportModelRequest(start=start)
+    offset = 0
+    with path.open("rb") as file:
+        while data := file.read(CHUNK_BYTES):
+            yield pb.ImportModelRequest(chunk=pb.ImportChunk(offset=offset, data=data))
+            offset += len(data)

@@ -20,6 +20,7 @@ from atelier_client.transport import Transport, backoff
 ENDED = frozenset({types.JOB_STATUS_COMPLETED, types.JOB_STATUS_FAILED, types.JOB_STATUS_CANCELLED})
 LAST_EVENTS = frozenset({"done", "failed", "cancelled"})
 PATIENCE_SECONDS = 60.0
+ESTIMATE_SECONDS = 330.0  # the Trainer's own limit is 300
 
 
 class Training:
@@ -64,6 +65,27 @@ class Training:
             start=start,
         )
         return self._trainer.call(self._stub.CreateTrainingJob, request).job
+
+    def estimate(
+        self,
+        dataset: DatasetRef,
+        base_model: ModelRef,
+        *,
+        method: str = "lora",
+        config: TrainingConfig | Mapping[str, Any] | None = None,
+    ) -> pb.EstimateTrainingJobResponse:
+        """What such a job would take: steps, memory, time, disk. It is measured by a few steps, which takes seconds.
+
+        Raises as `create`, and FailedPrecondition (DOES_NOT_FIT) where the device or the disk is too small.
+        """
+        number = plain.number_of(types.TrainingMethod.DESCRIPTOR, method, field="method")
+        request = pb.EstimateTrainingJobRequest(
+            dataset_id=self._datasets.id_of(dataset),
+            base_model_id=self._models.id_of(base_model),
+            method=types.TrainingMethod.ValueType(number),
+            config=training_config(config or {}),
+        )
+        return self._trainer.call(self._stub.EstimateTrainingJob, request, timeout=ESTIMATE_SECONDS)
 
     def get(self, job_id: str) -> TrainingJob:
         """Raises NotFound."""
@@ -175,15 +197,37 @@ class Training:
         request = pb.ListMetricsRequest(job_id=job_id, max_points=max_points)
         return self._trainer.call(self._stub.ListMetrics, request).points
 
+    def validations(self, job_id: str) -> Sequence[types.ValidationEvent]:
+        """Every measurement on the pictures held out, in order. Raises NotFound."""
+        request = pb.ListMetricsRequest(job_id=job_id, max_points=1)
+        return self._trainer.call(self._stub.ListMetrics, request).validations
+
     def checkpoints(self, job_id: str) -> Sequence[types.Checkpoint]:
         """Raises NotFound."""
         request = pb.ListCheckpointsRequest(job_id=job_id)
         return self._trainer.call(self._stub.ListCheckpoints, request).checkpoints
 
+    def promote(self, job_id: str, step: int, *, name: str = "") -> int:
+        """Registers the checkpoint of a step as a model, under the job's name and the step unless named, and gives the
+        model's id; the same again for a checkpoint that is a model already.
+
+        Raises NotFound: the job, or no checkpoint of this step is kept.
+        """
+        request = pb.PromoteCheckpointRequest(job_id=job_id, step=step, name=name)
+        return self._trainer.call(self._stub.PromoteCheckpoint, request).model_id
+
     def sample(self, job_id: str, sha256: str) -> bytes:
         """PNG of a sample picture that a `sample` event named. Raises NotFound."""
         request = pb.DownloadSampleRequest(job_id=job_id, sha256=sha256)
         return bytes(self._trainer.call(self._stub.DownloadSample, request).content.data)
+
+    def sheet(self, job_id: str) -> bytes:
+        """PNG of all samples of a job: a row for each step, a column for each prompt.
+
+        Raises NotFound, FailedPrecondition when none was drawn.
+        """
+        request = pb.DownloadSampleSheetRequest(job_id=job_id)
+        return bytes(self._trainer.call(self._stub.DownloadSampleSheet, request).content.data)
 
     def _resumed(
         self,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2 import UploadRefusal
 from atelier.catalog.v1.dataset_pb2 import Dataset, DatasetType
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
@@ -167,6 +168,51 @@ def refresh(context: typer.Context, dataset: DatasetArgument, json: JsonOption =
                 err.print(f"{kind}: image {image.id} {image.filename}", markup=False)
     if answer.missing or answer.corrupt:
         raise typer.Exit(1)
+
+
+_FOUND = {
+    pb.FINDING_KIND_DAMAGED: "damaged",
+    pb.FINDING_KIND_EXACT_DUPLICATES: "the same picture in several files",
+    pb.FINDING_KIND_NEAR_DUPLICATES: "pictures that look alike",
+    pb.FINDING_KIND_TOO_SMALL: "smaller than the resolution",
+    pb.FINDING_KIND_BLURRED: "blurred",
+    pb.FINDING_KIND_CLIPPED: "largely black or white",
+    pb.FINDING_KIND_MISSING_CAPTION: "without a caption",
+    pb.FINDING_KIND_BOILERPLATE_CAPTION: "with a caption that says nothing",
+}
+_NAMED = 8
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    dataset: DatasetArgument,
+    resolution: Annotated[int, typer.Option(help="The side that training is meant for. Default: 512.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Say what a trainer should know first: duplicates, small or blurred pictures, captions that say nothing."""
+    columns = (TextColumn("Measuring"), BarColumn(), MofNCompleteColumn())
+    with session_of(context).client() as client, Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        found = client.datasets.inspect(
+            dataset,
+            resolution=resolution,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if json:
+        print_json(found)
+        return
+    out.print(f"{found.num_images} pictures, for training at {found.resolution} pixels", markup=False)
+    for finding in found.findings:
+        named = ", ".join(map(str, finding.image_ids[:_NAMED])) + (" ..." if finding.num_images > _NAMED else "")
+        what = _FOUND.get(finding.kind, short_name(pb.FindingKind.DESCRIPTOR, finding.kind))
+        detail = f" {finding.detail!r}" if finding.detail else ""
+        out.print(f"  {finding.num_images:5} {what}{detail}: {named}", markup=False)
+    if not found.findings:
+        out.print("  nothing to complain of", markup=False)
+    sizes = ", ".join(f"{each.width} x {each.height}: {each.num_images}" for each in found.buckets)
+    if sizes:
+        out.print(f"Sizes with --aspect-buckets: {sizes}", markup=False)
 
 
 def _type(dataset: Dataset) -> str:

@@ -1,6 +1,7 @@
 """`atelier jobs ...`"""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from atelier_client.cli.session import JsonOption, out, print_fields, print_json
 from atelier_client.cli.watching import figures, watch_or_leave
 from atelier_client.plain import short_name, to_plain
 
-app = typer.Typer(no_args_is_help=True, help="Training jobs: list, start, watch, pause, resume, cancel, retry.")
+app = typer.Typer(no_args_is_help=True, help="Training jobs: list, start, watch, pause, resume, retry, promote.")
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 
 
@@ -136,6 +137,56 @@ def prioritize(
     with session_of(context).client() as client:
         found = client.training.prioritize(job, priority)
     _answer(found, json, f"has place {found.queue_position}" if found.queue_position else f"is {_status(found)}")
+
+
+@app.command()
+def checkpoints(context: typer.Context, job: JobArgument, json: JsonOption = False) -> None:
+    """The checkpoints that are kept: the latest, the best, and those that are models."""
+    with session_of(context).client() as client:
+        found = client.training.checkpoints(job)
+    if json:
+        print_json(list(found))
+        return
+    rows = (
+        (
+            each.step,
+            f"{each.smoothed_loss:.4f}",
+            f"{each.validation_loss:.4f}{'  best' if each.is_best else ''}" if each.HasField("validation_loss") else "",
+            time_text(each.created_at),
+            each.model_id or "",
+        )
+        for each in found
+    )
+    print_table(["STEP", "LOSS", "VALIDATION", "CREATED", "MODEL"], rows, empty="No checkpoint is kept.")
+
+
+@app.command()
+def sheet(
+    context: typer.Context,
+    job: JobArgument,
+    out_path: Annotated[Path, typer.Option("--out", "-o", help="A PNG file.")] = Path("sheet.png"),
+) -> None:
+    """Write all samples of a job onto one picture: a row for each step, a column for each prompt."""
+    with session_of(context).client() as client:
+        out_path.write_bytes(client.training.sheet(job))
+    out.print(str(out_path), markup=False)
+
+
+@app.command()
+def promote(
+    context: typer.Context,
+    job: JobArgument,
+    step: Annotated[int, typer.Argument(min=1, help="The checkpoint's step.")],
+    name: Annotated[str, typer.Option(help="Default: the job's name and the step.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Register a checkpoint as a model of its own."""
+    with session_of(context).client() as client:
+        model = client.models.get(client.training.promote(job, step, name=name))
+    if json:
+        print_json(model)
+    else:
+        out.print(f"Model {model.id} {model.name!r} is the checkpoint of step {step}.", markup=False)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`atelier models ...`"""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ from atelier.catalog.v1.model_pb2 import Model, ModelCategory, ModelFamily, Mode
 from atelier_client.cli.session import (
     JsonOption,
     bytes_text,
+    out,
     print_fields,
     print_json,
     print_table,
@@ -77,6 +79,42 @@ def show(
             ("created", time_text(found.created_at)),
         ]
     )
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Id or name.", show_default=False)],
+    out_path: Annotated[Path, typer.Option("--out", "-o", help="A file, or a folder.")] = Path(),
+    format: Annotated[
+        str, typer.Option(help="diffusers (a zip), lora_diffusers or lora_kohya (ComfyUI, AUTOMATIC1111).")
+    ] = "diffusers",
+) -> None:
+    """Write a model to a file for other programs."""
+    with session_of(context).client() as client:
+        written = client.models.export(client.models.get(model), out_path, format=format)
+    out.print(str(written), markup=False)
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A LoRA as .safetensors.", show_default=False)],
+    base_model: Annotated[str, typer.Option("--base-model", "-b", help="Id or name.")],
+    name: Annotated[str, typer.Option(help="Default: the file's.")] = "",
+    trigger_word: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    license: Annotated[str, typer.Option(help="An SPDX identifier, or its name.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Take in a LoRA that was made elsewhere, in the layout of diffusers or of kohya's scripts."""
+    with session_of(context).client() as client:
+        made = client.models.import_lora(
+            file, client.models.get(base_model), name=name, trigger_words=trigger_word or (), license=license
+        )
+    if json:
+        print_json(made)
+    else:
+        out.print(f"Model {made.id} {made.name!r} is registered.", markup=False)
 
 
 def _type(model: Model) -> str:

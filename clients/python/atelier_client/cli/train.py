@@ -1,14 +1,19 @@
 """`atelier train`"""
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
+from atelier.trainer.v1.trainer_service_pb2 import EstimateTrainingJobResponse
+from atelier.trainer.v1.training_pb2 import Device
 
-from atelier_client.cli.session import JsonOption, out, print_json, session_of
+from atelier_client.cli.session import JsonOption, out, print_fields, print_json, session_of
 from atelier_client.cli.watching import watch_or_leave
 from atelier_client.errors import InvalidArgument
+from atelier_client.plain import short_name
 
 BASIC, LORA, DREAMBOOTH, ADVANCED, OUTPUT = "Basic", "LoRA", "DreamBooth", "Advanced", "Samples and checkpoints"
+TECHNIQUES, VALIDATION = "Techniques", "Validation"
 
 
 def train(
@@ -20,7 +25,10 @@ def train(
         str,
         typer.Option("--output-name", "--name", help="Default: Trained- and 8 characters.", rich_help_panel=BASIC),
     ] = "",
-    learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr", rich_help_panel=BASIC)] = 1e-4,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--learning-rate", "--lr", help="Default: 0.0001; 1 with prodigy.", rich_help_panel=BASIC),
+    ] = None,
     batch_size: Annotated[int, typer.Option(rich_help_panel=BASIC)] = 4,
     epochs: Annotated[int, typer.Option(help="Passes over the dataset.", rich_help_panel=BASIC)] = 10,
     max_steps: Annotated[int | None, typer.Option(help="Decides instead of --epochs.", rich_help_panel=BASIC)] = None,
@@ -28,6 +36,9 @@ def train(
         bool, typer.Option("--watch", "-w", help="Stay and show progress.", rich_help_panel=BASIC)
     ] = False,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Queue it at once.", rich_help_panel=BASIC)] = True,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Measure what it would take, and make no job.", rich_help_panel=BASIC)
+    ] = False,
     json: JsonOption = False,
     rank: Annotated[int, typer.Option(help="4 to 8 suits most.", rich_help_panel=LORA)] = 4,
     alpha: Annotated[float | None, typer.Option(help="Default: the rank.", rich_help_panel=LORA)] = None,
@@ -35,6 +46,15 @@ def train(
     target_module: Annotated[
         list[str] | None,
         typer.Option(help="Module of the denoiser; repeatable. Default: its attention.", rich_help_panel=LORA),
+    ] = None,
+    rslora: Annotated[
+        bool, typer.Option("--rslora", help="Scale by the root of the rank.", rich_help_panel=LORA)
+    ] = False,
+    dora: Annotated[
+        bool, typer.Option("--dora", help="Learn directions and magnitudes apart.", rich_help_panel=LORA)
+    ] = False,
+    lora_plus: Annotated[
+        float | None, typer.Option(help="LoRA+: B learns so many times faster; try 16.", rich_help_panel=LORA)
     ] = None,
     instance_prompt: Annotated[str, typer.Option(help='"a photo of sks dog"', rich_help_panel=DREAMBOOTH)] = "",
     class_prompt: Annotated[str, typer.Option(help='"a photo of a dog"', rich_help_panel=DREAMBOOTH)] = "",
@@ -68,6 +88,43 @@ def train(
     ] = False,
     trigger_word: Annotated[str, typer.Option(help="Put before every caption.", rich_help_panel=ADVANCED)] = "",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.", rich_help_panel=ADVANCED)] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw, adamw_8bit, prodigy or adafactor.", rich_help_panel=TECHNIQUES)
+    ] = None,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="Average the weights; try 0.999.", rich_help_panel=TECHNIQUES)
+    ] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="epsilon or v_prediction; --method full.", rich_help_panel=TECHNIQUES)
+    ] = None,
+    zero_terminal_snr: Annotated[
+        bool, typer.Option("--zero-terminal-snr", help="With v_prediction.", rich_help_panel=TECHNIQUES)
+    ] = False,
+    shuffle_tags: Annotated[
+        bool, typer.Option("--shuffle-tags", help="Of captions with commas.", rich_help_panel=TECHNIQUES)
+    ] = False,
+    keep_tags: Annotated[int | None, typer.Option(help="So many stay in front.", rich_help_panel=TECHNIQUES)] = None,
+    aspect_buckets: Annotated[
+        bool, typer.Option("--aspect-buckets", help="Keep the pictures' shapes.", rich_help_panel=TECHNIQUES)
+    ] = False,
+    masked_loss: Annotated[
+        bool, typer.Option("--masked-loss", help="Learn nothing of transparent parts.", rich_help_panel=TECHNIQUES)
+    ] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Slow to start, faster steps on a GPU.", rich_help_panel=TECHNIQUES)
+    ] = False,
+    validation_share: Annotated[
+        float | None, typer.Option(help="Hold out so many pictures, e.g. 0.1.", rich_help_panel=VALIDATION)
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps. Default: once an epoch.", rich_help_panel=VALIDATION)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many no better measurements.", rich_help_panel=VALIDATION)
+    ] = None,
+    use_best: Annotated[
+        bool, typer.Option("--use-best", help="The model is the best checkpoint.", rich_help_panel=VALIDATION)
+    ] = False,
     sample: Annotated[list[str] | None, typer.Option(help="A prompt; repeatable.", rich_help_panel=OUTPUT)] = None,
     sample_every: Annotated[int | None, typer.Option(help="Steps.", rich_help_panel=OUTPUT)] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps.", rich_help_panel=OUTPUT)] = None,
@@ -97,7 +154,30 @@ def train(
         "train_text_encoder": text_encoder or None,
         "trigger_word": trigger_word,
         "device": device,
-        "lora": {"rank": rank, "alpha": alpha, "dropout": dropout, "target_modules": target_module},
+        "optimizer": optimizer,
+        "ema_decay": ema_decay,
+        "prediction_type": prediction_type,
+        "zero_terminal_snr": zero_terminal_snr or None,
+        "caption_shuffle": shuffle_tags or None,
+        "caption_keep_tags": keep_tags,
+        "aspect_buckets": aspect_buckets or None,
+        "masked_loss": masked_loss or None,
+        "compile": compile_ or None,
+        "validation": {
+            "share": validation_share,
+            "interval_steps": validate_every,
+            "patience": patience,
+            "use_best": use_best or None,
+        },
+        "lora": {
+            "rank": rank,
+            "alpha": alpha,
+            "dropout": dropout,
+            "target_modules": target_module,
+            "rslora": rslora or None,
+            "dora": dora or None,
+            "plus_ratio": lora_plus,
+        },
         "dreambooth": {
             "instance_prompt": instance_prompt,
             "class_prompt": class_prompt,
@@ -110,6 +190,9 @@ def train(
         "checkpoints": {"interval_steps": checkpoint_every, "keep": keep_checkpoints},
     }
     with session_of(context).client() as client:
+        if estimate:
+            _print_estimate(client.training.estimate(dataset, base_model, method=method, config=config), json)
+            return
         job = client.training.create(
             dataset, base_model, method=method, output_name=output_name, config=config, start=start
         )
@@ -123,3 +206,20 @@ def train(
             out.print(f"Job {job.id} is queued. Watch it: atelier jobs watch {job.id}", markup=False)
         else:
             out.print(f"Job {job.id} is pending. Start it: atelier jobs start {job.id}", markup=False)
+
+
+def _print_estimate(found: EstimateTrainingJobResponse, json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    device = short_name(Device.DESCRIPTOR, found.device)
+    step, whole = found.step_millis / 1000, timedelta(seconds=round(found.duration_millis / 1000))
+    print_fields(
+        [
+            ("steps", f"{found.total_steps} in {found.total_epochs} epochs of {found.num_images} images"),
+            ("parameters", f"{found.trained_parameters:,} are trained"),
+            ("memory", f"{found.memory_bytes / 1e9:.2f} GB of {found.memory_total_bytes / 1e9:.1f} GB on {device}"),
+            ("time", f"{whole}, {step:.2f} s a step"),
+            ("disk", f"{found.disk_bytes / 1e9:.3f} GB; {found.disk_free_bytes / 1e9:.1f} GB are free"),
+        ]
+    )

@@ -29,6 +29,7 @@ _STAGES = {
     LoadingStage.LOADING_STAGE_LOADING_MODEL: "loading the base model",
     LoadingStage.LOADING_STAGE_CACHING_LATENTS: "caching latents and captions",
     LoadingStage.LOADING_STAGE_DRAWING_CLASS_IMAGES: "drawing class pictures",
+    LoadingStage.LOADING_STAGE_COMPARING_IMAGES: "looking for near-duplicates",
     LoadingStage.LOADING_STAGE_SAVING: "saving",
     LoadingStage.LOADING_STAGE_REGISTERING: "registering the model",
 }
@@ -119,6 +120,9 @@ def describe(event: TrainingEvent) -> str:
     if kind == "step":
         step = event.step
         return f"step {step.step}/{step.total_steps}  epoch {step.epoch}/{step.total_epochs}  {figures(step)}"
+    if kind == "validation":
+        best = ", the best so far" if event.validation.is_best else ""
+        return f"validation loss {event.validation.loss:.4f} at step {event.validation.step}{best}"
     if kind == "sample":
         return f"sample of step {event.sample.step}: {event.sample.prompt!r}"
     if kind == "checkpoint":

@@ -1,7 +1,7 @@
 import { Code, createClient } from "@connectrpc/connect";
 import { createConnectQueryKey, useMutation, useQuery } from "@connectrpc/connect-query";
 import { Button, Group, Menu, Skeleton, Text, Title } from "@mantine/core";
-import { IconDots, IconPencil, IconRefresh, IconSchool, IconTrash } from "@tabler/icons-react";
+import { IconDots, IconPencil, IconRefresh, IconSchool, IconTrash, IconZoomCheck } from "@tabler/icons-react";
 import { useQueryClient } from "@tanstack/react-query";
 import { useCallback, useState } from "react";
 import { Link, useLocation } from "wouter";
@@ -20,6 +20,7 @@ import { Damage } from "./Damage";
 import { DatasetForm } from "./DatasetForm";
 import { ImageGrid } from "./ImageGrid";
 import { ImageViewer } from "./ImageViewer";
+import { Inspection } from "./Inspection";
 import { UploadPanel } from "./UploadPanel";
 import { useImages } from "./useImages";
 
@@ -36,6 +37,7 @@ export default function DatasetPage({ id }: { id: number }) {
   const images = useImages(id);
   const refresh = useMutation(refreshDataset);
   const [found, setFound] = useState<RefreshDatasetResponse | null>(null);
+  const [inspecting, setInspecting] = useState(false);
   const [dialog, setDialog] = useState<Dialog>(null);
   const [selected, setSelected] = useState<ReadonlySet<number>>(new Set());
   const [doomed, setDoomed] = useState<ReadonlySet<number>>(new Set());
@@ -148,6 +150,16 @@ export default function DatasetPage({ id }: { id: number }) {
             {words.datasets.refresh}
           </Button>
           {size > 0 && (
+            <Button
+              variant="default"
+              leftSection={<IconZoomCheck size={16} aria-hidden />}
+              disabled={inspecting}
+              onClick={() => setInspecting(true)}
+            >
+              {words.inspection.inspect}
+            </Button>
+          )}
+          {size > 0 && (
             <Button component={Link} href={`/training?new=${id}`} leftSection={<IconSchool size={16} aria-hidden />}>
               {words.datasets.train}
             </Button>
@@ -171,6 +183,13 @@ export default function DatasetPage({ id }: { id: number }) {
       }
     >
       {found && <Damage found={found} onClose={() => setFound(null)} />}
+      {inspecting && (
+        <Inspection
+          datasetId={id}
+          onSelect={(imageIds) => setSelected((before) => new Set([...before, ...imageIds]))}
+          onClose={() => setInspecting(false)}
+        />
+      )}
       <UploadPanel datasetId={id} onLanded={landed} />
       {images.error && <Failed error={images.error} retry={() => void images.refetch()} />}
       {images.total === 0 && images.isSuccess ? (

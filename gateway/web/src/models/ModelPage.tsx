@@ -14,6 +14,7 @@ import { type Model, ModelCategory, ModelType } from "../gen/atelier/catalog/v1/
 import { GeneratorService } from "../gen/atelier/generator/v1/generator_service_pb";
 import { TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import { useSpeech } from "../i18n";
+import { Export } from "./Export";
 import { ModelForm } from "./ModelForm";
 import { TrainingSamples } from "./TrainingSamples";
 import classes from "./Models.module.css";
@@ -69,6 +70,7 @@ function One({ model, lineage, refetch }: OneProps) {
               {words.models.train}
             </Button>
           )}
+          <Export model={model} />
           <Button variant="default" leftSection={<IconPencil size={16} aria-hidden />} onClick={() => setDialog("edit")}>
             {words.models.edit}
           </Button>

@@ -1,40 +1,8 @@
 import { Checkbox, NumberInput, Select, SimpleGrid, Stack, Textarea, TextInput } from "@mantine/core";
 import { LearningRateSchedule, MixedPrecision, TrainingMethod } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
-import type { Amount, Draft } from "./draft";
-
-interface FieldsProps {
-  draft: Draft;
-  set: <Name extends keyof Draft>(name: Name, value: Draft[Name]) => void;
-  /** The server's message about a field. */
-  problem: (name: keyof Draft) => string | undefined;
-}
-
-type AmountName = { [Name in keyof Draft]: Draft[Name] extends Amount ? Name : never }[keyof Draft] &
-  Exclude<keyof Draft, "datasetId" | "baseModelId" | "method" | "precision" | "schedule">;
-type FlagName = { [Name in keyof Draft]: Draft[Name] extends boolean ? Name : never }[keyof Draft];
-
-function useFields({ draft, set, problem }: FieldsProps) {
-  return {
-    amount: (name: AmountName) => ({
-      value: draft[name],
-      onChange: (value: number | string) => set(name, value === "" ? "" : Number(value)),
-      error: problem(name),
-      hideControls: true,
-      allowNegative: false,
-    }),
-    flag: (name: FlagName) => ({
-      checked: draft[name],
-      onChange: (event: { currentTarget: HTMLInputElement }) => set(name, event.currentTarget.checked),
-      error: problem(name),
-    }),
-    text: (name: "triggerWord" | "instancePrompt" | "classPrompt" | "samplePrompts") => ({
-      value: draft[name],
-      onChange: (event: { currentTarget: HTMLInputElement | HTMLTextAreaElement }) => set(name, event.currentTarget.value),
-      error: problem(name),
-    }),
-  };
-}
+import { adaptsOnly } from "./draft";
+import { choices, type FieldsProps, useFields } from "./fields";
 
 /** What DreamBooth alone asks for. */
 export function DreamBoothFields(props: FieldsProps) {
@@ -66,7 +34,7 @@ export function AdvancedFields(props: FieldsProps) {
   const { words } = useSpeech();
   const { amount, flag, text } = useFields(props);
   const { draft, set, problem } = props;
-  const adapts = draft.method !== TrainingMethod.FULL && !(draft.method === TrainingMethod.DREAMBOOTH && draft.dreamboothFull);
+  const adapts = adaptsOnly(draft);
   const t = words.training;
   return (
     <Stack>
@@ -85,10 +53,7 @@ export function AdvancedFields(props: FieldsProps) {
           allowDeselect={false}
           value={String(draft.precision)}
           onChange={(value) => set("precision", Number(value))}
-          data={[MixedPrecision.UNSPECIFIED, MixedPrecision.NO, MixedPrecision.FP16, MixedPrecision.BF16].map((each) => ({
-            value: String(each),
-            label: t.precisions[each] ?? "",
-          }))}
+          data={choices([MixedPrecision.UNSPECIFIED, MixedPrecision.NO, MixedPrecision.FP16, MixedPrecision.BF16], t.precisions)}
           error={problem("precision")}
         />
         <Select
@@ -96,10 +61,7 @@ export function AdvancedFields(props: FieldsProps) {
           allowDeselect={false}
           value={String(draft.schedule)}
           onChange={(value) => set("schedule", Number(value))}
-          data={[LearningRateSchedule.CONSTANT, LearningRateSchedule.LINEAR, LearningRateSchedule.COSINE].map((each) => ({
-            value: String(each),
-            label: t.schedules[each] ?? "",
-          }))}
+          data={choices([LearningRateSchedule.CONSTANT, LearningRateSchedule.LINEAR, LearningRateSchedule.COSINE], t.schedules)}
           error={problem("schedule")}
         />
         <NumberInput label={t.warmup} {...amount("warmup")} allowDecimal={false} />

@@ -13,8 +13,10 @@ import { type GetTrainerCapabilitiesResponse, TrainerService } from "../gen/atel
 import type { TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
 import { AdvancedFields, DreamBoothFields } from "./AdvancedFields";
-import { type Draft, draftOf, FIELDS, requestOf } from "./draft";
+import { type Draft, draftOf, estimateOf, FIELDS, requestOf } from "./draft";
+import { Estimate } from "./Estimate";
 import { useDatasets, useModels } from "./names";
+import { TECHNIQUES, TechniqueFields, VALIDATION, ValidationFields } from "./TechniqueFields";
 
 interface JobFormProps {
   datasetId?: number;
@@ -86,16 +88,20 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
   const [draft, setDraft] = useState<Draft>(() => draftOf(able.defaults, datasetId ?? 0, base?.id ?? 0));
   const [requestId, setRequestId] = useState(() => crypto.randomUUID());
   const create = useMutation(TrainerService.method.createTrainingJob);
-  const failure = useMemo(() => (create.error ? failureOf(create.error) : null), [create.error]);
+  const estimate = useMutation(TrainerService.method.estimateTrainingJob);
+  const error = create.error ?? estimate.error;
+  const failure = useMemo(() => (error ? failureOf(error) : null), [error]);
   const form = useFirstError(failure);
-  const rest = create.error && isTransient(create.error) ? words.errors.unreachable : failure && remainder(failure, Object.values(FIELDS));
+  const rest = error && isTransient(error) ? words.errors.unreachable : failure && remainder(failure, Object.values(FIELDS));
   const problem = (name: keyof Draft) => failure?.fields[FIELDS[name]];
   const set = <Name extends keyof Draft>(name: Name, value: Draft[Name]) => {
     setDraft((before) => ({ ...before, [name]: value }));
     setRequestId(crypto.randomUUID()); // another request from here on
+    if (estimate.data) estimate.reset(); // it was of another job
   };
   const chosen = datasets.find((each) => each.id === draft.datasetId);
   const submit = async (start: boolean) => {
+    estimate.reset();
     try {
       const { job } = await create.mutateAsync(requestOf(draft, requestId, start));
       if (job) onCreated(job);
@@ -104,8 +110,9 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
     }
   };
   const fields = { draft, set, problem };
-  const advancedHasProblem = Object.keys(failure?.fields ?? {}).some((field) => field.startsWith("config."));
-  const [openSection, setOpenSection] = useState<string | null>(null);
+  const [open, setOpen] = useState<string[]>([]);
+  const troubled = (Object.keys(FIELDS) as (keyof Draft)[]).filter((name) => FIELDS[name].startsWith("config.") && problem(name));
+  const sections = troubled.map((name) => (TECHNIQUES.includes(name) ? "techniques" : VALIDATION.includes(name) ? "validation" : "advanced"));
   return (
     <form
       ref={form}
@@ -174,8 +181,9 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
         <DreamBoothFields {...fields} />
         <Accordion
           variant="contained"
-          value={advancedHasProblem ? "advanced" : openSection}
-          onChange={setOpenSection}
+          multiple
+          value={[...open, ...sections]}
+          onChange={setOpen}
         >
           <Accordion.Item value="advanced">
             <Accordion.Control>{words.training.advanced}</Accordion.Control>
@@ -183,8 +191,31 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
               <AdvancedFields {...fields} />
             </Accordion.Panel>
           </Accordion.Item>
+          <Accordion.Item value="techniques">
+            <Accordion.Control>{words.training.techniques}</Accordion.Control>
+            <Accordion.Panel>
+              <TechniqueFields {...fields} />
+            </Accordion.Panel>
+          </Accordion.Item>
+          <Accordion.Item value="validation">
+            <Accordion.Control>{words.training.validation}</Accordion.Control>
+            <Accordion.Panel>
+              <ValidationFields {...fields} />
+            </Accordion.Panel>
+          </Accordion.Item>
         </Accordion>
+        {estimate.data && <Estimate found={estimate.data} />}
         <FormButtons problem={rest} send={words.training.createJob} busy={create.isPending} onCancel={onClose}>
+          <Button
+            variant="default"
+            loading={estimate.isPending}
+            onClick={() => {
+              create.reset();
+              estimate.mutate(estimateOf(draft));
+            }}
+          >
+            {words.training.estimate}
+          </Button>
           <Button variant="light" loading={create.isPending} onClick={() => void submit(true)}>
             {words.training.createAndStart}
           </Button>

@@ -11,7 +11,8 @@ import { Page } from "../app/Page";
 import { TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import { JobStatus, type TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
-import { Checkpoints, JobSettings, Log, Samples } from "./JobParts";
+import { Checkpoints } from "./Checkpoints";
+import { JobSettings, Log, Samples } from "./JobParts";
 import classes from "./JobPage.module.css";
 import { jobName } from "./jobs";
 import { LossChart } from "./LossChart";
@@ -75,6 +76,7 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
   };
   const share = step && step.totalSteps > 0 ? step.step / step.totalSteps : 0;
   const running = status === JobStatus.RUNNING;
+  const best = progress.validations.findLast((each) => each.isBest);
   return (
     <Page
       title={jobName(job)}
@@ -198,14 +200,19 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
         </>
       )}
       <Section title={words.training.lossCurve}>
-        {progress.steps.length > 0 ? <LossChart steps={progress.steps} /> : <Text c="dimmed">{words.training.noSteps}</Text>}
+        {progress.steps.length > 0 ? (
+          <LossChart steps={progress.steps} validations={progress.validations} />
+        ) : (
+          <Text c="dimmed">{words.training.noSteps}</Text>
+        )}
+        {best && <Text size="sm">{words.training.bestSoFar(format.decimal(best.loss), best.step)}</Text>}
       </Section>
       <Section title={words.training.samples}>
         <Samples job={job} samples={progress.samples} />
       </Section>
       <SimpleGrid cols={{ base: 1, md: 2 }}>
         <Section title={words.training.checkpoints}>
-          <Checkpoints checkpoints={progress.checkpoints} keep={job.config?.checkpoints?.keep} />
+          <Checkpoints jobId={job.id} made={progress.checkpoints.length} />
         </Section>
         <Section title={words.training.settings}>
           <JobSettings job={job} />

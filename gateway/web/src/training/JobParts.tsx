@@ -1,8 +1,8 @@
 import { timestampDate } from "@bufbuild/protobuf/wkt";
-import { Table, Text } from "@mantine/core";
+import { Anchor, Text } from "@mantine/core";
 import { useEffect, useRef } from "react";
-import { sampleUrl } from "../api/transport";
-import { type Checkpoint, LogLevel, type SampleEvent, type TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
+import { sampleUrl, sheetUrl } from "../api/transport";
+import { LogLevel, type SampleEvent, type TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
 import classes from "./JobPage.module.css";
 import type { LogLine } from "./progress";
@@ -15,57 +15,31 @@ export function Samples({ job, samples }: { job: TrainingJob; samples: readonly 
     return <Text c="dimmed">{asked ? words.training.noSamples : words.training.noSamplesAsked}</Text>;
   }
   return (
-    <ul className={classes.samples}>
-      {samples.toReversed().map((sample) => (
-        <li key={`${sample.step}-${sample.index}-${sample.sha256}`}>
-          <a href={sampleUrl(job.id, sample.sha256)} target="_blank" rel="noreferrer">
-            <img
-              src={sampleUrl(job.id, sample.sha256)}
-              alt={words.training.sampleAt(sample.step, sample.prompt)}
-              width={sample.width}
-              height={sample.height}
-              style={{ height: "auto" }}
-              loading="lazy"
-              className={classes.sample}
-            />
-          </a>
-          <Text size="xs" lineClamp={2}>
-            {words.training.step} {sample.step} · {sample.prompt}
-          </Text>
-        </li>
-      ))}
-    </ul>
-  );
-}
-
-/** The checkpoints that are kept: a job keeps the latest few. */
-export function Checkpoints({ checkpoints, keep }: { checkpoints: readonly Checkpoint[]; keep: number | undefined }) {
-  const { words, format } = useSpeech();
-  const kept = checkpoints.slice(-(keep ?? checkpoints.length)).toReversed();
-  if (kept.length === 0) return <Text c="dimmed">{words.training.noCheckpoints}</Text>;
-  return (
-    <div className={classes.table}>
-      <Table>
-        <Table.Thead>
-          <Table.Tr>
-            <Table.Th>{words.training.step}</Table.Th>
-            <Table.Th>{words.training.lossCurve}</Table.Th>
-            <Table.Th>{words.models.size}</Table.Th>
-            <Table.Th>{words.common.created}</Table.Th>
-          </Table.Tr>
-        </Table.Thead>
-        <Table.Tbody>
-          {kept.map((checkpoint) => (
-            <Table.Tr key={checkpoint.step}>
-              <Table.Td>{format.number(checkpoint.step)}</Table.Td>
-              <Table.Td>{format.decimal(checkpoint.smoothedLoss)}</Table.Td>
-              <Table.Td>{format.bytes(checkpoint.sizeBytes)}</Table.Td>
-              <Table.Td>{format.date(checkpoint.createdAt)}</Table.Td>
-            </Table.Tr>
-          ))}
-        </Table.Tbody>
-      </Table>
-    </div>
+    <>
+      <ul className={classes.samples}>
+        {samples.toReversed().map((sample) => (
+          <li key={`${sample.step}-${sample.index}-${sample.sha256}`}>
+            <a href={sampleUrl(job.id, sample.sha256)} target="_blank" rel="noreferrer">
+              <img
+                src={sampleUrl(job.id, sample.sha256)}
+                alt={words.training.sampleAt(sample.step, sample.prompt)}
+                width={sample.width}
+                height={sample.height}
+                style={{ height: "auto" }}
+                loading="lazy"
+                className={classes.sample}
+              />
+            </a>
+            <Text size="xs" lineClamp={2}>
+              {words.training.step} {sample.step} · {sample.prompt}
+            </Text>
+          </li>
+        ))}
+      </ul>
+      <Anchor href={sheetUrl(job.id)} target="_blank" rel="noreferrer" size="sm" underline="always">
+        {words.training.sheet}
+      </Anchor>
+    </>
   );
 }
 
@@ -85,6 +59,10 @@ export function JobSettings({ job }: { job: TrainingJob }) {
     [t.resolution, config.resolution],
     [t.seed, config.seed?.toString()],
     [t.precision, t.precisions[config.mixedPrecision]],
+    [t.optimizer, t.optimizers[config.optimizer || 1]],
+    [t.emaDecay, config.emaDecay || undefined],
+    [t.heldOut, config.validation?.share ? format.percent(config.validation.share) : undefined],
+    [t.patience, config.validation?.patience || undefined],
     [t.schedule, t.schedules[config.schedule || 1]],
     [t.triggerWord, config.triggerWord || undefined],
     [t.instancePrompt, config.dreambooth?.instancePrompt || undefined],

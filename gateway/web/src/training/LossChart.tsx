@@ -3,7 +3,7 @@ import { useElementSize } from "@mantine/hooks";
 import { useEffect, useRef } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import type { StepProgress } from "../gen/atelier/trainer/v1/training_pb";
+import type { StepProgress, ValidationEvent } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
 import classes from "./LossChart.module.css";
 import { type Curve, curve } from "./progress";
@@ -11,19 +11,25 @@ import { type Curve, curve } from "./progress";
 const HEIGHT = 260;
 const MOST_POINTS = 2000;
 const INKS = {
-  light: { text: "#495057", grid: "#e3e6ea", loss: "#a5adf0", smoothed: "#414cc1" },
-  dark: { text: "#c1c4c9", grid: "#3b3f45", loss: "#5a65db", smoothed: "#b7bcf1" },
+  light: { text: "#495057", grid: "#e3e6ea", loss: "#a5adf0", smoothed: "#414cc1", validation: "#c2410c" },
+  dark: { text: "#c1c4c9", grid: "#3b3f45", loss: "#5a65db", smoothed: "#b7bcf1", validation: "#fb923c" },
 };
 
-/** The loss and its moving average over the steps; it grows as steps come. */
-export function LossChart({ steps }: { steps: readonly StepProgress[] }) {
+interface LossChartProps {
+  steps: readonly StepProgress[];
+  validations: readonly ValidationEvent[];
+}
+
+/** The loss and its moving average over the steps, and the loss on pictures held out; it grows as steps come. */
+export function LossChart({ steps, validations }: LossChartProps) {
   const { words, format, language } = useSpeech();
   const scheme = useComputedColorScheme("light");
   const { ref, width } = useElementSize<HTMLDivElement>();
   const holder = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot | null>(null);
-  const data = useRef<Curve>([[], [], []]);
-  const { loss, smoothed, step } = words.training;
+  const data = useRef<Curve>([[], [], [], []]);
+  const { loss, smoothed, step, validationLoss } = words.training;
+  const validated = validations.length > 0;
 
   useEffect(() => {
     if (width === 0 || holder.current === null) return;
@@ -45,6 +51,15 @@ export function LossChart({ steps }: { steps: readonly StepProgress[] }) {
           { label: step, value: (_, at) => (at === null ? "–" : numbers.format(at)) },
           { label: loss, stroke: ink.loss, width: 1, value: (_, at) => (at === null ? "–" : numbers.format(at)) },
           { label: smoothed, stroke: ink.smoothed, width: 2, value: (_, at) => (at === null ? "–" : numbers.format(at)) },
+          {
+            label: validationLoss,
+            show: validated,
+            stroke: ink.validation,
+            width: 2,
+            spanGaps: true,
+            points: { show: true, size: 6 },
+            value: (_, at) => (at === null ? "–" : numbers.format(at)),
+          },
         ],
       },
       data.current,
@@ -55,12 +70,12 @@ export function LossChart({ steps }: { steps: readonly StepProgress[] }) {
       made.destroy();
       chart.current = null;
     };
-  }, [width, scheme, language, loss, smoothed, step]);
+  }, [width, scheme, language, loss, smoothed, step, validationLoss, validated]);
 
   useEffect(() => {
-    data.current = curve(steps, MOST_POINTS);
+    data.current = curve(steps, MOST_POINTS, validations);
     chart.current?.setData(data.current);
-  }, [steps]);
+  }, [steps, validations]);
 
   const last = steps.at(-1);
   return (
@@ -72,6 +87,7 @@ export function LossChart({ steps }: { steps: readonly StepProgress[] }) {
       data-testid="loss-chart"
       data-points={steps.length}
       data-last-step={last?.step ?? 0}
+      data-validations={validations.length}
     >
       <div ref={holder} />
     </div>

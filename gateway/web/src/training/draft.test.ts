@@ -1,7 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { CreateTrainingJobRequestSchema } from "../gen/atelier/trainer/v1/trainer_service_pb";
-import { TrainingConfigSchema, TrainingMethod } from "../gen/atelier/trainer/v1/training_pb";
+import { PredictionType, TrainingConfigSchema, TrainingMethod } from "../gen/atelier/trainer/v1/training_pb";
 import { type Draft, draftOf, FIELDS, requestOf } from "./draft";
 
 const defaults = create(TrainingConfigSchema, { learningRate: 1e-4, batchSize: 4, epochs: 10, lora: { rank: 4 } });
@@ -28,6 +28,15 @@ test("what a method does not read is left out", () => {
   const dreambooth = made({ ...filled, method: TrainingMethod.DREAMBOOTH }).config;
   expect([dreambooth?.dreambooth?.instancePrompt, dreambooth?.lora?.rank]).toEqual(["a photo of sks dog", 8]);
   expect(made({ ...filled, method: TrainingMethod.DREAMBOOTH, dreamboothFull: true }).config?.lora).toBeUndefined();
+});
+
+test("what only whole models have is left out for a LoRA, and what LoRAs have for whole models", () => {
+  const asked = { heldOut: 0.125, zeroSnr: true, prediction: PredictionType.V_PREDICTION, rslora: true } as const;
+  const lora = made({ ...asked, method: TrainingMethod.LORA }).config;
+  expect([lora?.validation?.share, lora?.zeroTerminalSnr, lora?.predictionType, lora?.lora?.rslora]).toEqual([0.125, false, 0, true]);
+  const full = made({ ...asked, method: TrainingMethod.FULL }).config;
+  expect([full?.zeroTerminalSnr, full?.predictionType]).toEqual([true, PredictionType.V_PREDICTION]);
+  expect(made({ keepTags: 2 }).config?.captionKeepTags).toBeUndefined();
 });
 
 test("sample prompts are one a line, blank lines left out", () => {

@@ -1,8 +1,10 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import type { CreateTrainingJobRequestSchema } from "../gen/atelier/trainer/v1/trainer_service_pb";
+import type { CreateTrainingJobRequestSchema, EstimateTrainingJobRequestSchema } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import {
   LearningRateSchedule,
   MixedPrecision,
+  Optimizer,
+  PredictionType,
   type TrainingConfig,
   TrainingConfigSchema,
   TrainingMethod,
@@ -45,6 +47,23 @@ export interface Draft {
   sampleEvery: Amount;
   checkpointEvery: Amount;
   keep: Amount;
+  optimizer: Optimizer;
+  emaDecay: Amount;
+  noiseOffset: Amount;
+  prediction: PredictionType;
+  zeroSnr: boolean;
+  shuffleTags: boolean;
+  keepTags: Amount;
+  buckets: boolean;
+  masked: boolean;
+  compile: boolean;
+  rslora: boolean;
+  dora: boolean;
+  loraPlus: Amount;
+  heldOut: Amount;
+  measureEvery: Amount;
+  patience: Amount;
+  useBest: boolean;
 }
 
 /** The proto field of each field of the form: where the server's messages about it are shown. */
@@ -81,6 +100,23 @@ export const FIELDS: Record<keyof Draft, string> = {
   sampleEvery: "config.samples.interval_steps",
   checkpointEvery: "config.checkpoints.interval_steps",
   keep: "config.checkpoints.keep",
+  optimizer: "config.optimizer",
+  emaDecay: "config.ema_decay",
+  noiseOffset: "config.noise_offset",
+  prediction: "config.prediction_type",
+  zeroSnr: "config.zero_terminal_snr",
+  shuffleTags: "config.caption_shuffle",
+  keepTags: "config.caption_keep_tags",
+  buckets: "config.aspect_buckets",
+  masked: "config.masked_loss",
+  compile: "config.compile",
+  rslora: "config.lora.rslora",
+  dora: "config.lora.dora",
+  loraPlus: "config.lora.plus_ratio",
+  heldOut: "config.validation.share",
+  measureEvery: "config.validation.interval_steps",
+  patience: "config.validation.patience",
+  useBest: "config.validation.use_best",
 };
 
 /** A form filled with what this deployment does by default. */
@@ -119,16 +155,45 @@ export function draftOf(defaults: TrainingConfig | undefined, datasetId: number,
     sampleEvery: config.samples?.intervalSteps ?? "",
     checkpointEvery: config.checkpoints?.intervalSteps ?? "",
     keep: config.checkpoints?.keep ?? "",
+    optimizer: config.optimizer || Optimizer.ADAMW,
+    emaDecay: config.emaDecay || "",
+    noiseOffset: config.noiseOffset || "",
+    prediction: config.predictionType,
+    zeroSnr: config.zeroTerminalSnr ?? false,
+    shuffleTags: config.captionShuffle ?? false,
+    keepTags: config.captionKeepTags || "",
+    buckets: config.aspectBuckets ?? false,
+    masked: config.maskedLoss ?? false,
+    compile: config.compile ?? false,
+    rslora: config.lora?.rslora ?? false,
+    dora: config.lora?.dora ?? false,
+    loraPlus: "",
+    heldOut: "",
+    measureEvery: "",
+    patience: "",
+    useBest: false,
   };
 }
 
+/** Whether a LoRA learns, and not every weight. */
+export function adaptsOnly(draft: Draft): boolean {
+  return draft.method !== TrainingMethod.FULL && !(draft.method === TrainingMethod.DREAMBOOTH && draft.dreamboothFull);
+}
+
 type Request = MessageInitShape<typeof CreateTrainingJobRequestSchema>;
+type EstimateRequest = MessageInitShape<typeof EstimateTrainingJobRequestSchema>;
+
+/** What the form stands for, without what only a job has. */
+export function estimateOf(draft: Draft): EstimateRequest {
+  const { datasetId, baseModelId, method, config } = requestOf(draft, "", false);
+  return { datasetId, baseModelId, method, config };
+}
 
 /** The request that a form stands for: empty fields are unset, and what the method does not read is left out. */
 export function requestOf(draft: Draft, requestId: string, start: boolean): Request {
   const prompts = draft.samplePrompts.split("\n").map((line) => line.trim()).filter(Boolean);
   const dreambooth = draft.method === TrainingMethod.DREAMBOOTH;
-  const adapts = draft.method === TrainingMethod.LORA || (dreambooth && !draft.dreamboothFull);
+  const adapts = adaptsOnly(draft);
   return {
     requestId,
     datasetId: draft.datasetId,
@@ -154,7 +219,31 @@ export function requestOf(draft: Draft, requestId: string, start: boolean): Requ
       randomFlip: draft.flip,
       trainTextEncoder: draft.textEncoder,
       triggerWord: draft.triggerWord,
-      lora: adapts ? { rank: given(draft.rank), alpha: given(draft.alpha) } : undefined,
+      optimizer: draft.optimizer,
+      emaDecay: given(draft.emaDecay),
+      noiseOffset: given(draft.noiseOffset),
+      predictionType: adapts ? PredictionType.UNSPECIFIED : draft.prediction,
+      zeroTerminalSnr: !adapts && draft.zeroSnr,
+      captionShuffle: draft.shuffleTags,
+      captionKeepTags: draft.shuffleTags ? given(draft.keepTags) : undefined,
+      aspectBuckets: draft.buckets,
+      maskedLoss: draft.masked,
+      compile: draft.compile,
+      validation: {
+        share: given(draft.heldOut),
+        intervalSteps: given(draft.measureEvery),
+        patience: given(draft.patience),
+        useBest: draft.useBest,
+      },
+      lora: adapts
+        ? {
+            rank: given(draft.rank),
+            alpha: given(draft.alpha),
+            rslora: draft.rslora,
+            dora: draft.dora,
+            plusRatio: given(draft.loraPlus),
+          }
+        : undefined,
       dreambooth: dreambooth
         ? {
             instancePrompt: draft.instancePrompt,

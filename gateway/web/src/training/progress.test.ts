@@ -27,6 +27,20 @@ test("a missing event is an error and not a gap in the curve", () => {
   expect(() => advance(BEGINNING, [step(1, 1), step(3, 3)])).toThrow("event 3 came after 1");
 });
 
+test("what was measured on the pictures held out is shown at its step, however many points are thinned", () => {
+  const steps = Array.from({ length: 500 }, (_, at) => step(at + 1, at + 1, at % 7));
+  const measured = answer(501, { case: "validation", value: { step: 500, loss: 0.25, numImages: 4, isBest: true } });
+  const { steps: seen, validations } = advance(BEGINNING, [...steps, measured]);
+  const [at, , , validation] = curve(seen, 20, [...validations, { ...validations[0]!, step: 123, loss: 0.5 }]);
+  expect(at.length).toBeLessThan(25);
+  expect(at.flatMap((each, place) => (validation[place] === null ? [] : [[each, validation[place]]]))).toEqual([
+    [123, 0.5],
+    [500, 0.25],
+  ]);
+  const again = advance(advance(BEGINNING, [...steps, measured]), [step(502, 400)]);
+  expect(again.validations, "what a later attempt does anew is gone").toEqual([]);
+});
+
 test("a heartbeat carries the status and moves nothing", () => {
   const after = advance(advance(BEGINNING, [step(1, 1)]), [beat(1, JobStatus.CANCELLED)]);
   expect(after.status).toBe(JobStatus.CANCELLED);

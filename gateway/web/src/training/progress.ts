@@ -7,6 +7,7 @@ import {
   type LogEvent,
   type SampleEvent,
   type StepProgress,
+  type ValidationEvent,
 } from "../gen/atelier/trainer/v1/training_pb";
 
 /** What is known of a job from its events: kept while one looks at other pages, and gone on with from `sequence`. */
@@ -19,6 +20,7 @@ export interface JobProgress {
   queuePosition: number;
   samples: readonly SampleEvent[];
   checkpoints: readonly Checkpoint[];
+  validations: readonly ValidationEvent[];
   log: readonly LogLine[];
   modelId: number | null;
   modelName: string;
@@ -38,6 +40,7 @@ export const BEGINNING: JobProgress = {
   queuePosition: 0,
   samples: [],
   checkpoints: [],
+  validations: [],
   log: [],
   modelId: null,
   modelName: "",
@@ -56,6 +59,7 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
   const steps = [...before.steps];
   const samples = [...before.samples];
   const checkpoints = [...before.checkpoints];
+  const validations = [...before.validations];
   const log = [...before.log];
   const after = { ...before };
   for (const { event, status } of answers) {
@@ -78,8 +82,12 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
         // A job that went back to the queue begins again at an earlier step: what it did after that is gone.
         dropFrom(steps, it.value.step);
         dropFrom(samples, it.value.step);
+        dropFrom(validations, it.value.step);
         steps.push(it.value);
         after.loading = null;
+        break;
+      case "validation":
+        validations.push(it.value);
         break;
       case "sample":
         samples.push(it.value);
@@ -106,22 +114,32 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
         break;
     }
   }
-  return { ...after, steps, samples, checkpoints, log };
+  return { ...after, steps, samples, checkpoints, validations, log };
 }
 
 function dropFrom(points: { step: number }[], step: number): void {
   while (points.length > 0 && (points.at(-1)?.step ?? 0) >= step) points.pop();
 }
 
-export type Curve = [steps: number[], losses: number[], smoothed: number[]];
+export type Curve = [steps: number[], losses: number[], smoothed: number[], validation: (number | null)[]];
 
 /**
  * The loss curve in at most about `most` points: the lowest and the highest loss of each of equal stretches, as the
- * server thins it, since a stride would lose the spikes that one looks for.
+ * server thins it, since a stride would lose the spikes that one looks for. Steps that were validated all stay.
  */
-export function curve(steps: readonly StepProgress[], most: number): Curve {
-  const kept = steps.length <= most ? steps : thin(steps, most);
-  return [kept.map((at) => at.step), kept.map((at) => at.loss), kept.map((at) => at.smoothedLoss)];
+export function curve(steps: readonly StepProgress[], most: number, validations: readonly ValidationEvent[] = []): Curve {
+  const measured = new Map(validations.map((each) => [each.step, each.loss]));
+  let kept = steps;
+  if (steps.length > most) {
+    const chosen = new Set(thin(steps, most));
+    kept = steps.filter((at) => chosen.has(at) || measured.has(at.step));
+  }
+  return [
+    kept.map((at) => at.step),
+    kept.map((at) => at.loss),
+    kept.map((at) => at.smoothedLoss),
+    kept.map((at) => measured.get(at.step) ?? null),
+  ];
 }
 
 function thin(steps: readonly StepProgress[], most: number): StepProgress[] {
