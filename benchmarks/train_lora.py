@@ -36,7 +36,7 @@ from benchmarks.harness import Row, report, spread
 from services.common.blobs import BlobStore
 from services.diffusion.load import Components, load_components
 from services.trainer.domain import LoraConfig, Method, TrainingConfig
-from services.trainer.worker.data import Item, crop_square, to_tensor
+from services.trainer.worker.data import Item, crop, to_tensor
 from services.trainer.worker.draws import draw_step
 from services.trainer.worker.hardware import make_accelerator, memory_gauge
 from services.trainer.worker.loop import train
@@ -148,7 +148,7 @@ class Folder(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         with Image.open(io.BytesIO(self._files[place])) as file:
             picture = file.convert("RGB")
-        return to_tensor(crop_square(picture, SIDE)), self._tokens[place]
+        return to_tensor(crop(picture, SIDE, SIDE)), self._tokens[place]
 
 
 Chance = Callable[[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -237,7 +237,7 @@ def compare_losses(work: Work) -> float:
 
     def order() -> Iterator[list[int]]:
         for step in range(1, plan.total_steps + 1):
-            yield [plan.order_of(plan.epoch_of(step))[place] for place in plan.images_of(step)]
+            yield list(plan.images_of(step))
 
     ours = list(atelier(short))[1:]
     theirs = list(peer(short, same, list(order())))[1:]
