@@ -75,7 +75,7 @@ class _UploadRefusalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UploadR
     UPLOAD_REFUSAL_UNSPECIFIED: _UploadRefusal.ValueType  # 0
     UPLOAD_REFUSAL_EMPTY: _UploadRefusal.ValueType  # 1
     UPLOAD_REFUSAL_UNSUPPORTED_FORMAT: _UploadRefusal.ValueType  # 2
-    """Not JPEG, PNG or WebP by content, or animated."""
+    """Not JPEG, PNG or WebP by content, or animated; for a dataset of the type video: no clip."""
     UPLOAD_REFUSAL_CORRUPT: _UploadRefusal.ValueType  # 3
     """Truncated or damaged: it does not decode to its end."""
     UPLOAD_REFUSAL_TOO_MANY_BYTES: _UploadRefusal.ValueType  # 4
@@ -94,7 +94,7 @@ class UploadRefusal(_UploadRefusal, metaclass=_UploadRefusalEnumTypeWrapper):
 UPLOAD_REFUSAL_UNSPECIFIED: UploadRefusal.ValueType  # 0
 UPLOAD_REFUSAL_EMPTY: UploadRefusal.ValueType  # 1
 UPLOAD_REFUSAL_UNSUPPORTED_FORMAT: UploadRefusal.ValueType  # 2
-"""Not JPEG, PNG or WebP by content, or animated."""
+"""Not JPEG, PNG or WebP by content, or animated; for a dataset of the type video: no clip."""
 UPLOAD_REFUSAL_CORRUPT: UploadRefusal.ValueType  # 3
 """Truncated or damaged: it does not decode to its end."""
 UPLOAD_REFUSAL_TOO_MANY_BYTES: UploadRefusal.ValueType  # 4
@@ -119,6 +119,8 @@ class _ImageVariantEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageVar
     IMAGE_VARIANT_ORIGINAL: _ImageVariant.ValueType  # 1
     IMAGE_VARIANT_THUMBNAIL: _ImageVariant.ValueType  # 2
     """WebP, its longer side at most the deployment's thumbnail side, upright, sRGB."""
+    IMAGE_VARIANT_MASK: _ImageVariant.ValueType  # 3
+    """The mask, PNG. NOT_FOUND where there is none."""
 
 class ImageVariant(_ImageVariant, metaclass=_ImageVariantEnumTypeWrapper): ...
 
@@ -127,6 +129,8 @@ IMAGE_VARIANT_UNSPECIFIED: ImageVariant.ValueType  # 0
 IMAGE_VARIANT_ORIGINAL: ImageVariant.ValueType  # 1
 IMAGE_VARIANT_THUMBNAIL: ImageVariant.ValueType  # 2
 """WebP, its longer side at most the deployment's thumbnail side, upright, sRGB."""
+IMAGE_VARIANT_MASK: ImageVariant.ValueType  # 3
+"""The mask, PNG. NOT_FOUND where there is none."""
 Global___ImageVariant: _TypeAlias = ImageVariant  # noqa: Y015
 
 class _ExportFormat:
@@ -182,6 +186,9 @@ class GetCatalogCapabilitiesResponse(_message.Message):
     MAX_CAPTION_LENGTH_FIELD_NUMBER: _builtins.int
     THUMBNAIL_SIDE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CLIP_FORMATS_FIELD_NUMBER: _builtins.int
+    MAX_CLIP_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_CLIP_FRAMES_FIELD_NUMBER: _builtins.int
     max_image_bytes: _builtins.int
     max_image_pixels: _builtins.int
     """Width times height."""
@@ -190,8 +197,14 @@ class GetCatalogCapabilitiesResponse(_message.Message):
     max_caption_length: _builtins.int
     thumbnail_side: _builtins.int
     version: _builtins.str
+    max_clip_bytes: _builtins.int
+    max_clip_frames: _builtins.int
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[_dataset_pb2.ImageFormat.ValueType]: ...
+    @_builtins.property
+    def clip_formats(self) -> _containers.RepeatedScalarFieldContainer[_dataset_pb2.ImageFormat.ValueType]:
+        """What datasets of the type video take."""
+
     def __init__(
         self,
         *,
@@ -202,10 +215,13 @@ class GetCatalogCapabilitiesResponse(_message.Message):
         max_caption_length: _builtins.int = ...,
         thumbnail_side: _builtins.int = ...,
         version: _builtins.str = ...,
+        clip_formats: _abc.Iterable[_dataset_pb2.ImageFormat.ValueType] | None = ...,
+        max_clip_bytes: _builtins.int = ...,
+        max_clip_frames: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["formats", b"formats", "max_caption_length", b"max_caption_length", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "min_image_side", b"min_image_side", "thumbnail_side", b"thumbnail_side", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_formats", b"clip_formats", "formats", b"formats", "max_caption_length", b"max_caption_length", "max_clip_bytes", b"max_clip_bytes", "max_clip_frames", b"max_clip_frames", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "min_image_side", b"min_image_side", "thumbnail_side", b"thumbnail_side", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1129,6 +1145,88 @@ class UpdateImageResponse(_message.Message):
 Global___UpdateImageResponse: _TypeAlias = UpdateImageResponse  # noqa: Y015
 
 @_typing.final
+class SetImageMaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.int
+    @_builtins.property
+    def content(self) -> _httpbody_pb2.HttpBody: ...
+    def __init__(
+        self,
+        *,
+        image_id: _builtins.int = ...,
+        content: _httpbody_pb2.HttpBody | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "image_id", b"image_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetImageMaskRequest: _TypeAlias = SetImageMaskRequest  # noqa: Y015
+
+@_typing.final
+class SetImageMaskResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> _dataset_pb2.Image: ...
+    def __init__(
+        self,
+        *,
+        image: _dataset_pb2.Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetImageMaskResponse: _TypeAlias = SetImageMaskResponse  # noqa: Y015
+
+@_typing.final
+class ClearImageMaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        image_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_id", b"image_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearImageMaskRequest: _TypeAlias = ClearImageMaskRequest  # noqa: Y015
+
+@_typing.final
+class ClearImageMaskResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> _dataset_pb2.Image: ...
+    def __init__(
+        self,
+        *,
+        image: _dataset_pb2.Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearImageMaskResponse: _TypeAlias = ClearImageMaskResponse  # noqa: Y015
+
+@_typing.final
 class DeleteImageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1499,6 +1597,7 @@ class RegisterModelRequest(_message.Message):
     LICENSE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     NATIVE_RESOLUTION_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     name: _builtins.str
     type: _model_pb2.ModelType.ValueType
@@ -1521,6 +1620,8 @@ class RegisterModelRequest(_message.Message):
     def hub(self) -> _model_pb2.HubWeights: ...
     @_builtins.property
     def trigger_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelSample]: ...
     def __init__(
         self,
         *,
@@ -1542,10 +1643,11 @@ class RegisterModelRequest(_message.Message):
         license: _builtins.str = ...,
         description: _builtins.str = ...,
         native_resolution: _builtins.int = ...,
+        samples: _abc.Iterable[_model_pb2.ModelSample] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "checkpoint_step", b"checkpoint_step", "dataset_id", b"dataset_id", "hub", b"hub", "stored", b"stored", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "category", b"category", "checkpoint_step", b"checkpoint_step", "dataset_id", b"dataset_id", "description", b"description", "family", b"family", "hub", b"hub", "job_id", b"job_id", "layout", b"layout", "license", b"license", "name", b"name", "native_resolution", b"native_resolution", "promoted", b"promoted", "request_id", b"request_id", "snapshot_digest", b"snapshot_digest", "stored", b"stored", "trigger_words", b"trigger_words", "type", b"type", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "category", b"category", "checkpoint_step", b"checkpoint_step", "dataset_id", b"dataset_id", "description", b"description", "family", b"family", "hub", b"hub", "job_id", b"job_id", "layout", b"layout", "license", b"license", "name", b"name", "native_resolution", b"native_resolution", "promoted", b"promoted", "request_id", b"request_id", "samples", b"samples", "snapshot_digest", b"snapshot_digest", "stored", b"stored", "trigger_words", b"trigger_words", "type", b"type", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_model_id: _TypeAlias = _typing.Literal["base_model_id"]  # noqa: Y015
     _WhichOneofArgType__base_model_id: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id"]  # noqa: Y015
@@ -1676,7 +1778,7 @@ class ImportStart(_message.Message):
     """A UUID of the caller's choice: the same id again gives the first answer."""
     name: _builtins.str
     base_model_id: _builtins.int
-    """The model that it is drawn with."""
+    """The model that a LoRA is drawn with; for a whole checkpoint, one of its family that says all but the weights."""
     license: _builtins.str
     description: _builtins.str
     @_builtins.property
@@ -1730,7 +1832,9 @@ class ImportModelResponse(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
-    """What was found out of the file: the largest rank of its layers, and whose layout it has."""
+    """What was found out of the file: the largest rank of its layers (0 for a checkpoint), and whose layout it has: diffusers,
+    kohya or checkpoint.
+    """
     layout: _builtins.str
     @_builtins.property
     def model(self) -> _model_pb2.Model: ...
@@ -1748,6 +1852,141 @@ class ImportModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportModelResponse: _TypeAlias = ImportModelResponse  # noqa: Y015
+
+@_typing.final
+class PushModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    REPO_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    PRIVATE_FIELD_NUMBER: _builtins.int
+    COMMIT_MESSAGE_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.int
+    repo_id: _builtins.str
+    """For example `someone/ink-style`."""
+    token: _builtins.str
+    """Of the hub, with the right to write; empty means the deployment's own. It is not kept."""
+    private: _builtins.bool
+    """A new repository is private."""
+    commit_message: _builtins.str
+    """Empty means one that names the model."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.int = ...,
+        repo_id: _builtins.str = ...,
+        token: _builtins.str = ...,
+        private: _builtins.bool = ...,
+        commit_message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_message", b"commit_message", "model_id", b"model_id", "private", b"private", "repo_id", b"repo_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushModelRequest: _TypeAlias = PushModelRequest  # noqa: Y015
+
+@_typing.final
+class PushModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where it can be seen."""
+    commit: _builtins.str
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        commit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushModelResponse: _TypeAlias = PushModelResponse  # noqa: Y015
+
+@_typing.final
+class PullModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPO_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FILENAME_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TRIGGER_WORDS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID of the caller's choice: the same id again gives the first answer."""
+    repo_id: _builtins.str
+    revision: _builtins.str
+    """A branch, tag or commit; empty means main."""
+    filename: _builtins.str
+    """Which file; empty means the only .safetensors file of the repository's top folder."""
+    name: _builtins.str
+    """Empty means the repository's own."""
+    base_model_id: _builtins.int
+    """As for ImportStart."""
+    token: _builtins.str
+    """Empty means the deployment's own. It is not kept."""
+    @_builtins.property
+    def trigger_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        repo_id: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        filename: _builtins.str = ...,
+        name: _builtins.str = ...,
+        base_model_id: _builtins.int = ...,
+        token: _builtins.str = ...,
+        trigger_words: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_id", b"base_model_id", "filename", b"filename", "name", b"name", "repo_id", b"repo_id", "request_id", b"request_id", "revision", b"revision", "token", b"token", "trigger_words", b"trigger_words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullModelRequest: _TypeAlias = PullModelRequest  # noqa: Y015
+
+@_typing.final
+class PullModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    layout: _builtins.str
+    commit: _builtins.str
+    """That it was taken from."""
+    @_builtins.property
+    def model(self) -> _model_pb2.Model: ...
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+        rank: _builtins.int = ...,
+        layout: _builtins.str = ...,
+        commit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "layout", b"layout", "model", b"model", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullModelResponse: _TypeAlias = PullModelResponse  # noqa: Y015
 
 @_typing.final
 class GetModelLineageRequest(_message.Message):

@@ -113,6 +113,16 @@ class CatalogServiceStub:
                 request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateImageRequest.SerializeToString,
                 response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateImageResponse.FromString,
                 _registered_method=True)
+        self.SetImageMask = channel.unary_unary(
+                '/atelier.catalog.v1.CatalogService/SetImageMask',
+                request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.SetImageMaskRequest.SerializeToString,
+                response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.SetImageMaskResponse.FromString,
+                _registered_method=True)
+        self.ClearImageMask = channel.unary_unary(
+                '/atelier.catalog.v1.CatalogService/ClearImageMask',
+                request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ClearImageMaskRequest.SerializeToString,
+                response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ClearImageMaskResponse.FromString,
+                _registered_method=True)
         self.DeleteImage = channel.unary_unary(
                 '/atelier.catalog.v1.CatalogService/DeleteImage',
                 request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.DeleteImageRequest.SerializeToString,
@@ -167,6 +177,16 @@ class CatalogServiceStub:
                 '/atelier.catalog.v1.CatalogService/ImportModel',
                 request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelRequest.SerializeToString,
                 response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelResponse.FromString,
+                _registered_method=True)
+        self.PushModel = channel.unary_unary(
+                '/atelier.catalog.v1.CatalogService/PushModel',
+                request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PushModelRequest.SerializeToString,
+                response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PushModelResponse.FromString,
+                _registered_method=True)
+        self.PullModel = channel.unary_unary(
+                '/atelier.catalog.v1.CatalogService/PullModel',
+                request_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PullModelRequest.SerializeToString,
+                response_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PullModelResponse.FromString,
                 _registered_method=True)
         self.GetModelLineage = channel.unary_unary(
                 '/atelier.catalog.v1.CatalogService/GetModelLineage',
@@ -297,6 +317,21 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetImageMask(self, request, context):
+        """Says what of a picture counts in training with a masked loss: a picture of any size or format, white where it counts and
+        black where it does not. NOT_FOUND; INVALID_ARGUMENT: it does not decode; FAILED_PRECONDITION: the image is a clip.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearImageMask(self, request, context):
+        """All of it counts again. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteImage(self, request, context):
         """NOT_FOUND.
         """
@@ -372,9 +407,27 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportModel(self, request_iterator, context):
-        """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+        """Weights that were made elsewhere, as one .safetensors file: a LoRA in the layout of diffusers or of kohya's scripts, or a
+        whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it.
         INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
-        FAILED_PRECONDITION: it is a LoRA for another family than its base.
+        FAILED_PRECONDITION: it is of another family than its base.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PushModel(self, request, context):
+        """Puts a model with its card into a repository of a hub, which is made where it is not there. NOT_FOUND;
+        FAILED_PRECONDITION: the weights are on a hub already, or no token is known; PERMISSION_DENIED: the hub refuses the token;
+        UNAVAILABLE: the hub is out of reach.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PullModel(self, request, context):
+        """Takes a LoRA or a single-file checkpoint from a repository of a hub, as ImportModel takes a file. NOT_FOUND: the
+        repository, the file or the base model; otherwise as for ImportModel and PushModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -473,6 +526,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateImageRequest.FromString,
                     response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateImageResponse.SerializeToString,
             ),
+            'SetImageMask': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetImageMask,
+                    request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.SetImageMaskRequest.FromString,
+                    response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.SetImageMaskResponse.SerializeToString,
+            ),
+            'ClearImageMask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearImageMask,
+                    request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ClearImageMaskRequest.FromString,
+                    response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ClearImageMaskResponse.SerializeToString,
+            ),
             'DeleteImage': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteImage,
                     request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.DeleteImageRequest.FromString,
@@ -527,6 +590,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ImportModel,
                     request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelRequest.FromString,
                     response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelResponse.SerializeToString,
+            ),
+            'PushModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PushModel,
+                    request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PushModelRequest.FromString,
+                    response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PushModelResponse.SerializeToString,
+            ),
+            'PullModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PullModel,
+                    request_deserializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PullModelRequest.FromString,
+                    response_serializer=atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PullModelResponse.SerializeToString,
             ),
             'GetModelLineage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelLineage,
@@ -959,6 +1032,60 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def SetImageMask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.catalog.v1.CatalogService/SetImageMask',
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.SetImageMaskRequest.SerializeToString,
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.SetImageMaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearImageMask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.catalog.v1.CatalogService/ClearImageMask',
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ClearImageMaskRequest.SerializeToString,
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ClearImageMaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteImage(request,
             target,
             options=(),
@@ -1245,6 +1372,60 @@ class CatalogService:
             '/atelier.catalog.v1.CatalogService/ImportModel',
             atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelRequest.SerializeToString,
             atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.ImportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.catalog.v1.CatalogService/PushModel',
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PushModelRequest.SerializeToString,
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PushModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.catalog.v1.CatalogService/PullModel',
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PullModelRequest.SerializeToString,
+            atelier_dot_catalog_dot_v1_dot_catalog__service__pb2.PullModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,12 @@ class CatalogServiceStub:
     """The bytes: as uploaded, or a thumbnail. NOT_FOUND: no such image; DATA_LOSS: the row is there and the bytes are not."""
     UpdateImage: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateImageRequest, _catalog_service_pb2.UpdateImageResponse]
     """NOT_FOUND."""
+    SetImageMask: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.SetImageMaskRequest, _catalog_service_pb2.SetImageMaskResponse]
+    """Says what of a picture counts in training with a masked loss: a picture of any size or format, white where it counts and
+    black where it does not. NOT_FOUND; INVALID_ARGUMENT: it does not decode; FAILED_PRECONDITION: the image is a clip.
+    """
+    ClearImageMask: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ClearImageMaskRequest, _catalog_service_pb2.ClearImageMaskResponse]
+    """All of it counts again. NOT_FOUND."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.DeleteImageRequest, _catalog_service_pb2.DeleteImageResponse]
     """NOT_FOUND."""
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.CreateSnapshotRequest, _catalog_service_pb2.CreateSnapshotResponse]
@@ -105,9 +111,19 @@ class CatalogServiceStub:
     the format cannot hold it; DATA_LOSS: a file is gone.
     """
     ImportModel: _grpc.StreamUnaryMultiCallable[_catalog_service_pb2.ImportModelRequest, _catalog_service_pb2.ImportModelResponse]
-    """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+    """Weights that were made elsewhere, as one .safetensors file: a LoRA in the layout of diffusers or of kohya's scripts, or a
+    whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it.
     INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
-    FAILED_PRECONDITION: it is a LoRA for another family than its base.
+    FAILED_PRECONDITION: it is of another family than its base.
+    """
+    PushModel: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PushModelRequest, _catalog_service_pb2.PushModelResponse]
+    """Puts a model with its card into a repository of a hub, which is made where it is not there. NOT_FOUND;
+    FAILED_PRECONDITION: the weights are on a hub already, or no token is known; PERMISSION_DENIED: the hub refuses the token;
+    UNAVAILABLE: the hub is out of reach.
+    """
+    PullModel: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PullModelRequest, _catalog_service_pb2.PullModelResponse]
+    """Takes a LoRA or a single-file checkpoint from a repository of a hub, as ImportModel takes a file. NOT_FOUND: the
+    repository, the file or the base model; otherwise as for ImportModel and PushModel.
     """
     GetModelLineage: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetModelLineageRequest, _catalog_service_pb2.GetModelLineageResponse]
     """What it came from and what came from it. NOT_FOUND."""
@@ -165,6 +181,12 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """The bytes: as uploaded, or a thumbnail. NOT_FOUND: no such image; DATA_LOSS: the row is there and the bytes are not."""
     UpdateImage: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateImageRequest, _catalog_service_pb2.UpdateImageResponse]  # type: ignore[assignment]
     """NOT_FOUND."""
+    SetImageMask: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.SetImageMaskRequest, _catalog_service_pb2.SetImageMaskResponse]  # type: ignore[assignment]
+    """Says what of a picture counts in training with a masked loss: a picture of any size or format, white where it counts and
+    black where it does not. NOT_FOUND; INVALID_ARGUMENT: it does not decode; FAILED_PRECONDITION: the image is a clip.
+    """
+    ClearImageMask: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ClearImageMaskRequest, _catalog_service_pb2.ClearImageMaskResponse]  # type: ignore[assignment]
+    """All of it counts again. NOT_FOUND."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.DeleteImageRequest, _catalog_service_pb2.DeleteImageResponse]  # type: ignore[assignment]
     """NOT_FOUND."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.CreateSnapshotRequest, _catalog_service_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
@@ -193,9 +215,19 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     the format cannot hold it; DATA_LOSS: a file is gone.
     """
     ImportModel: _aio.StreamUnaryMultiCallable[_catalog_service_pb2.ImportModelRequest, _catalog_service_pb2.ImportModelResponse]  # type: ignore[assignment]
-    """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+    """Weights that were made elsewhere, as one .safetensors file: a LoRA in the layout of diffusers or of kohya's scripts, or a
+    whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it.
     INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
-    FAILED_PRECONDITION: it is a LoRA for another family than its base.
+    FAILED_PRECONDITION: it is of another family than its base.
+    """
+    PushModel: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PushModelRequest, _catalog_service_pb2.PushModelResponse]  # type: ignore[assignment]
+    """Puts a model with its card into a repository of a hub, which is made where it is not there. NOT_FOUND;
+    FAILED_PRECONDITION: the weights are on a hub already, or no token is known; PERMISSION_DENIED: the hub refuses the token;
+    UNAVAILABLE: the hub is out of reach.
+    """
+    PullModel: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PullModelRequest, _catalog_service_pb2.PullModelResponse]  # type: ignore[assignment]
+    """Takes a LoRA or a single-file checkpoint from a repository of a hub, as ImportModel takes a file. NOT_FOUND: the
+    repository, the file or the base model; otherwise as for ImportModel and PushModel.
     """
     GetModelLineage: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetModelLineageRequest, _catalog_service_pb2.GetModelLineageResponse]  # type: ignore[assignment]
     """What it came from and what came from it. NOT_FOUND."""
@@ -342,6 +374,24 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """NOT_FOUND."""
 
     @_abc_1.abstractmethod
+    def SetImageMask(
+        self,
+        request: _catalog_service_pb2.SetImageMaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.SetImageMaskResponse, _abc.Awaitable[_catalog_service_pb2.SetImageMaskResponse]]:
+        """Says what of a picture counts in training with a masked loss: a picture of any size or format, white where it counts and
+        black where it does not. NOT_FOUND; INVALID_ARGUMENT: it does not decode; FAILED_PRECONDITION: the image is a clip.
+        """
+
+    @_abc_1.abstractmethod
+    def ClearImageMask(
+        self,
+        request: _catalog_service_pb2.ClearImageMaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.ClearImageMaskResponse, _abc.Awaitable[_catalog_service_pb2.ClearImageMaskResponse]]:
+        """All of it counts again. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
     def DeleteImage(
         self,
         request: _catalog_service_pb2.DeleteImageRequest,
@@ -434,9 +484,31 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_catalog_service_pb2.ImportModelRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ImportModelResponse, _abc.Awaitable[_catalog_service_pb2.ImportModelResponse]]:
-        """A LoRA that was made elsewhere: one .safetensors file in the layout of diffusers or of kohya's scripts.
+        """Weights that were made elsewhere, as one .safetensors file: a LoRA in the layout of diffusers or of kohya's scripts, or a
+        whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it.
         INVALID_ARGUMENT: the file is refused, with the reason (a pickle is never read); NOT_FOUND: the base model;
-        FAILED_PRECONDITION: it is a LoRA for another family than its base.
+        FAILED_PRECONDITION: it is of another family than its base.
+        """
+
+    @_abc_1.abstractmethod
+    def PushModel(
+        self,
+        request: _catalog_service_pb2.PushModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.PushModelResponse, _abc.Awaitable[_catalog_service_pb2.PushModelResponse]]:
+        """Puts a model with its card into a repository of a hub, which is made where it is not there. NOT_FOUND;
+        FAILED_PRECONDITION: the weights are on a hub already, or no token is known; PERMISSION_DENIED: the hub refuses the token;
+        UNAVAILABLE: the hub is out of reach.
+        """
+
+    @_abc_1.abstractmethod
+    def PullModel(
+        self,
+        request: _catalog_service_pb2.PullModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.PullModelResponse, _abc.Awaitable[_catalog_service_pb2.PullModelResponse]]:
+        """Takes a LoRA or a single-file checkpoint from a repository of a hub, as ImportModel takes a file. NOT_FOUND: the
+        repository, the file or the base model; otherwise as for ImportModel and PushModel.
         """
 
     @_abc_1.abstractmethod

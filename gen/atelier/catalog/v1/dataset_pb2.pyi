@@ -46,6 +46,11 @@ class _ImageFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageForm
     IMAGE_FORMAT_JPEG: _ImageFormat.ValueType  # 1
     IMAGE_FORMAT_PNG: _ImageFormat.ValueType  # 2
     IMAGE_FORMAT_WEBP: _ImageFormat.ValueType  # 3
+    """An animated one is a clip."""
+    IMAGE_FORMAT_MP4: _ImageFormat.ValueType  # 4
+    """Clips, of datasets of the type video alone."""
+    IMAGE_FORMAT_WEBM: _ImageFormat.ValueType  # 5
+    IMAGE_FORMAT_GIF: _ImageFormat.ValueType  # 6
 
 class ImageFormat(_ImageFormat, metaclass=_ImageFormatEnumTypeWrapper):
     """The encodings that are taken, told by content and never by file name."""
@@ -54,6 +59,11 @@ IMAGE_FORMAT_UNSPECIFIED: ImageFormat.ValueType  # 0
 IMAGE_FORMAT_JPEG: ImageFormat.ValueType  # 1
 IMAGE_FORMAT_PNG: ImageFormat.ValueType  # 2
 IMAGE_FORMAT_WEBP: ImageFormat.ValueType  # 3
+"""An animated one is a clip."""
+IMAGE_FORMAT_MP4: ImageFormat.ValueType  # 4
+"""Clips, of datasets of the type video alone."""
+IMAGE_FORMAT_WEBM: ImageFormat.ValueType  # 5
+IMAGE_FORMAT_GIF: ImageFormat.ValueType  # 6
 Global___ImageFormat: _TypeAlias = ImageFormat  # noqa: Y015
 
 @_typing.final
@@ -112,7 +122,7 @@ Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):
-    """One image of one dataset."""
+    """One image of one dataset; of a dataset of the type video, one clip."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,6 +136,9 @@ class Image(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MASK_SHA256_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     dataset_id: _builtins.int
     filename: _builtins.str
@@ -138,6 +151,11 @@ class Image(_message.Message):
     """Pixels, after the EXIF orientation is applied."""
     height: _builtins.int
     size_bytes: _builtins.int
+    num_frames: _builtins.int
+    """Of a clip; 0 for a picture."""
+    frames_per_second: _builtins.float
+    mask_sha256: _builtins.str
+    """What of the picture counts, where a mask was given: SHA-256 of a grey PNG of the picture's size, white where it counts."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -153,10 +171,13 @@ class Image(_message.Message):
         height: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        num_frames: _builtins.int = ...,
+        frames_per_second: _builtins.float = ...,
+        mask_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "created_at", b"created_at", "dataset_id", b"dataset_id", "filename", b"filename", "format", b"format", "height", b"height", "id", b"id", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "created_at", b"created_at", "dataset_id", b"dataset_id", "filename", b"filename", "format", b"format", "frames_per_second", b"frames_per_second", "height", b"height", "id", b"id", "mask_sha256", b"mask_sha256", "num_frames", b"num_frames", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,12 +230,19 @@ class SnapshotItem(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MASK_SHA256_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     filename: _builtins.str
     caption: _builtins.str
     width: _builtins.int
     height: _builtins.int
     size_bytes: _builtins.int
+    num_frames: _builtins.int
+    """As for Image."""
+    frames_per_second: _builtins.float
+    mask_sha256: _builtins.str
     def __init__(
         self,
         *,
@@ -224,10 +252,13 @@ class SnapshotItem(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
+        num_frames: _builtins.int = ...,
+        frames_per_second: _builtins.float = ...,
+        mask_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "filename", b"filename", "height", b"height", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "filename", b"filename", "frames_per_second", b"frames_per_second", "height", b"height", "mask_sha256", b"mask_sha256", "num_frames", b"num_frames", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61telier/catalog/v1/model.proto\x12\x12\x61telier.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x01\n\tModelFile\x12V\n\x04path\x18\x01 \x01(\tBH\xbaHErC\x10\x01\x18\xff\x01\x32<^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$\x12%\n\x06sha256\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1b\n\nsize_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"J\n\rStoredWeights\x12\x39\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.atelier.catalog.v1.ModelFileB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"~\n\nHubWeights\x12G\n\x07repo_id\x18\x01 \x01(\tB6\xbaH3r1\x18\xc8\x01\x32,^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+$\x12\'\n\x08revision\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{40}$\"\xf6\x05\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x04type\x18\x03 \x01(\x0e\x32\x1d.atelier.catalog.v1.ModelType\x12\x33\n\x08\x63\x61tegory\x18\x04 \x01(\x0e\x32!.atelier.catalog.v1.ModelCategory\x12/\n\x06\x66\x61mily\x18\x05 \x01(\x0e\x32\x1f.atelier.catalog.v1.ModelFamily\x12\x31\n\x06layout\x18\x06 \x01(\x0e\x32!.atelier.catalog.v1.WeightsLayout\x12\x11\n\tis_active\x18\x07 \x01(\x08\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x06stored\x18\n \x01(\x0b\x32!.atelier.catalog.v1.StoredWeightsH\x00\x12-\n\x03hub\x18\x0b \x01(\x0b\x32\x1e.atelier.catalog.v1.HubWeightsH\x00\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x1a\n\rbase_model_id\x18\x0e \x01(\x05H\x01\x88\x01\x01\x12\x0e\n\x06job_id\x18\x0f \x01(\t\x12\x17\n\ndataset_id\x18\x10 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\x0fsnapshot_digest\x18\x11 \x01(\t\x12\x1c\n\x0f\x63heckpoint_step\x18\x12 \x01(\x05H\x03\x88\x01\x01\x12\x15\n\rtrigger_words\x18\x13 \x03(\t\x12\x0f\n\x07license\x18\x14 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x15 \x01(\t\x12\x19\n\x11native_resolution\x18\x16 \x01(\x05\x42\t\n\x07weightsB\x10\n\x0e_base_model_idB\r\n\x0b_dataset_idB\x12\n\x10_checkpoint_step*\x87\x01\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_TYPE_BASE_MODEL\x10\x01\x12\x13\n\x0fMODEL_TYPE_LORA\x10\x02\x12\x19\n\x15MODEL_TYPE_DREAMBOOTH\x10\x03\x12\x13\n\x0fMODEL_TYPE_FULL\x10\x04*c\n\rModelCategory\x12\x1e\n\x1aMODEL_CATEGORY_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_CATEGORY_IMAGE\x10\x01\x12\x18\n\x14MODEL_CATEGORY_VIDEO\x10\x02*\x9d\x01\n\x0bModelFamily\x12\x1c\n\x18MODEL_FAMILY_UNSPECIFIED\x10\x00\x12!\n\x1dMODEL_FAMILY_STABLE_DIFFUSION\x10\x01\x12$\n MODEL_FAMILY_STABLE_DIFFUSION_XL\x10\x02\x12\'\n#MODEL_FAMILY_STABLE_VIDEO_DIFFUSION\x10\x03*e\n\rWeightsLayout\x12\x1e\n\x1aWEIGHTS_LAYOUT_UNSPECIFIED\x10\x00\x12\x1b\n\x17WEIGHTS_LAYOUT_PIPELINE\x10\x01\x12\x17\n\x13WEIGHTS_LAYOUT_LORA\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61telier/catalog/v1/model.proto\x12\x12\x61telier.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x01\n\tModelFile\x12V\n\x04path\x18\x01 \x01(\tBH\xbaHErC\x10\x01\x18\xff\x01\x32<^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$\x12%\n\x06sha256\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1b\n\nsize_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"J\n\rStoredWeights\x12\x39\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1d.atelier.catalog.v1.ModelFileB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"~\n\nHubWeights\x12G\n\x07repo_id\x18\x01 \x01(\tB6\xbaH3r1\x18\xc8\x01\x32,^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+$\x12\'\n\x08revision\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{40}$\"\x7f\n\x0bModelSample\x12\x18\n\x06prompt\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12%\n\x06sha256\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x16\n\x05width\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x06height\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xa8\x06\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x04type\x18\x03 \x01(\x0e\x32\x1d.atelier.catalog.v1.ModelType\x12\x33\n\x08\x63\x61tegory\x18\x04 \x01(\x0e\x32!.atelier.catalog.v1.ModelCategory\x12/\n\x06\x66\x61mily\x18\x05 \x01(\x0e\x32\x1f.atelier.catalog.v1.ModelFamily\x12\x31\n\x06layout\x18\x06 \x01(\x0e\x32!.atelier.catalog.v1.WeightsLayout\x12\x11\n\tis_active\x18\x07 \x01(\x08\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x06stored\x18\n \x01(\x0b\x32!.atelier.catalog.v1.StoredWeightsH\x00\x12-\n\x03hub\x18\x0b \x01(\x0b\x32\x1e.atelier.catalog.v1.HubWeightsH\x00\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x1a\n\rbase_model_id\x18\x0e \x01(\x05H\x01\x88\x01\x01\x12\x0e\n\x06job_id\x18\x0f \x01(\t\x12\x17\n\ndataset_id\x18\x10 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\x0fsnapshot_digest\x18\x11 \x01(\t\x12\x1c\n\x0f\x63heckpoint_step\x18\x12 \x01(\x05H\x03\x88\x01\x01\x12\x15\n\rtrigger_words\x18\x13 \x03(\t\x12\x0f\n\x07license\x18\x14 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x15 \x01(\t\x12\x19\n\x11native_resolution\x18\x16 \x01(\x05\x12\x30\n\x07samples\x18\x17 \x03(\x0b\x32\x1f.atelier.catalog.v1.ModelSampleB\t\n\x07weightsB\x10\n\x0e_base_model_idB\r\n\x0b_dataset_idB\x12\n\x10_checkpoint_step*\x87\x01\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_TYPE_BASE_MODEL\x10\x01\x12\x13\n\x0fMODEL_TYPE_LORA\x10\x02\x12\x19\n\x15MODEL_TYPE_DREAMBOOTH\x10\x03\x12\x13\n\x0fMODEL_TYPE_FULL\x10\x04*c\n\rModelCategory\x12\x1e\n\x1aMODEL_CATEGORY_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_CATEGORY_IMAGE\x10\x01\x12\x18\n\x14MODEL_CATEGORY_VIDEO\x10\x02*\xc2\x01\n\x0bModelFamily\x12\x1c\n\x18MODEL_FAMILY_UNSPECIFIED\x10\x00\x12!\n\x1dMODEL_FAMILY_STABLE_DIFFUSION\x10\x01\x12$\n MODEL_FAMILY_STABLE_DIFFUSION_XL\x10\x02\x12\'\n#MODEL_FAMILY_STABLE_VIDEO_DIFFUSION\x10\x03\x12#\n\x1fMODEL_FAMILY_STABLE_DIFFUSION_3\x10\x04*\x85\x01\n\rWeightsLayout\x12\x1e\n\x1aWEIGHTS_LAYOUT_UNSPECIFIED\x10\x00\x12\x1b\n\x17WEIGHTS_LAYOUT_PIPELINE\x10\x01\x12\x17\n\x13WEIGHTS_LAYOUT_LORA\x10\x02\x12\x1e\n\x1aWEIGHTS_LAYOUT_SINGLE_FILE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,20 +45,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HUBWEIGHTS'].fields_by_name['repo_id']._serialized_options = b'\272H3r1\030\310\0012,^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+$'
   _globals['_HUBWEIGHTS'].fields_by_name['revision']._loaded_options = None
   _globals['_HUBWEIGHTS'].fields_by_name['revision']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{40}$'
-  _globals['_MODELTYPE']._serialized_start=1252
-  _globals['_MODELTYPE']._serialized_end=1387
-  _globals['_MODELCATEGORY']._serialized_start=1389
-  _globals['_MODELCATEGORY']._serialized_end=1488
-  _globals['_MODELFAMILY']._serialized_start=1491
-  _globals['_MODELFAMILY']._serialized_end=1648
-  _globals['_WEIGHTSLAYOUT']._serialized_start=1650
-  _globals['_WEIGHTSLAYOUT']._serialized_end=1751
+  _globals['_MODELSAMPLE'].fields_by_name['prompt']._loaded_options = None
+  _globals['_MODELSAMPLE'].fields_by_name['prompt']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_MODELSAMPLE'].fields_by_name['sha256']._loaded_options = None
+  _globals['_MODELSAMPLE'].fields_by_name['sha256']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
+  _globals['_MODELSAMPLE'].fields_by_name['width']._loaded_options = None
+  _globals['_MODELSAMPLE'].fields_by_name['width']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_MODELSAMPLE'].fields_by_name['height']._loaded_options = None
+  _globals['_MODELSAMPLE'].fields_by_name['height']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_MODELTYPE']._serialized_start=1431
+  _globals['_MODELTYPE']._serialized_end=1566
+  _globals['_MODELCATEGORY']._serialized_start=1568
+  _globals['_MODELCATEGORY']._serialized_end=1667
+  _globals['_MODELFAMILY']._serialized_start=1670
+  _globals['_MODELFAMILY']._serialized_end=1864
+  _globals['_WEIGHTSLAYOUT']._serialized_start=1867
+  _globals['_WEIGHTSLAYOUT']._serialized_end=2000
   _globals['_MODELFILE']._serialized_start=117
   _globals['_MODELFILE']._serialized_end=284
   _globals['_STOREDWEIGHTS']._serialized_start=286
   _globals['_STOREDWEIGHTS']._serialized_end=360
   _globals['_HUBWEIGHTS']._serialized_start=362
   _globals['_HUBWEIGHTS']._serialized_end=488
-  _globals['_MODEL']._serialized_start=491
-  _globals['_MODEL']._serialized_end=1249
+  _globals['_MODELSAMPLE']._serialized_start=490
+  _globals['_MODELSAMPLE']._serialized_end=617
+  _globals['_MODEL']._serialized_start=620
+  _globals['_MODEL']._serialized_end=1428
 # @@protoc_insertion_point(module_scope)

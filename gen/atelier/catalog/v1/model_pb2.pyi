@@ -71,6 +71,8 @@ class _ModelFamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFami
     """Stable Diffusion 1.x and 2.x, and the starter model."""
     MODEL_FAMILY_STABLE_DIFFUSION_XL: _ModelFamily.ValueType  # 2
     MODEL_FAMILY_STABLE_VIDEO_DIFFUSION: _ModelFamily.ValueType  # 3
+    MODEL_FAMILY_STABLE_DIFFUSION_3: _ModelFamily.ValueType  # 4
+    """Stable Diffusion 3 and 3.5: flow matching with a transformer."""
 
 class ModelFamily(_ModelFamily, metaclass=_ModelFamilyEnumTypeWrapper):
     """The architecture: which pipeline loads a model, and which adapters fit it."""
@@ -80,6 +82,8 @@ MODEL_FAMILY_STABLE_DIFFUSION: ModelFamily.ValueType  # 1
 """Stable Diffusion 1.x and 2.x, and the starter model."""
 MODEL_FAMILY_STABLE_DIFFUSION_XL: ModelFamily.ValueType  # 2
 MODEL_FAMILY_STABLE_VIDEO_DIFFUSION: ModelFamily.ValueType  # 3
+MODEL_FAMILY_STABLE_DIFFUSION_3: ModelFamily.ValueType  # 4
+"""Stable Diffusion 3 and 3.5: flow matching with a transformer."""
 Global___ModelFamily: _TypeAlias = ModelFamily  # noqa: Y015
 
 class _WeightsLayout:
@@ -93,6 +97,10 @@ class _WeightsLayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weights
     """A diffusers pipeline folder. A fine-tuned model holds the components that changed; the rest is its base model's."""
     WEIGHTS_LAYOUT_LORA: _WeightsLayout.ValueType  # 2
     """`pytorch_lora_weights.safetensors` in the diffusers layout, applied to its base model."""
+    WEIGHTS_LAYOUT_SINGLE_FILE: _WeightsLayout.ValueType  # 3
+    """One `model.safetensors` with a whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it. What a
+    diffusers folder has beside the weights (configurations, tokenizers) is its base model's.
+    """
 
 class WeightsLayout(_WeightsLayout, metaclass=_WeightsLayoutEnumTypeWrapper):
     """How a model's weights are laid out."""
@@ -102,6 +110,10 @@ WEIGHTS_LAYOUT_PIPELINE: WeightsLayout.ValueType  # 1
 """A diffusers pipeline folder. A fine-tuned model holds the components that changed; the rest is its base model's."""
 WEIGHTS_LAYOUT_LORA: WeightsLayout.ValueType  # 2
 """`pytorch_lora_weights.safetensors` in the diffusers layout, applied to its base model."""
+WEIGHTS_LAYOUT_SINGLE_FILE: WeightsLayout.ValueType  # 3
+"""One `model.safetensors` with a whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it. What a
+diffusers folder has beside the weights (configurations, tokenizers) is its base model's.
+"""
 Global___WeightsLayout: _TypeAlias = WeightsLayout  # noqa: Y015
 
 @_typing.final
@@ -182,6 +194,37 @@ class HubWeights(_message.Message):
 Global___HubWeights: _TypeAlias = HubWeights  # noqa: Y015
 
 @_typing.final
+class ModelSample(_message.Message):
+    """A picture that a model drew, for its page and its card."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    sha256: _builtins.str
+    """In the blob store: PNG, or animated WebP of a model that draws clips."""
+    width: _builtins.int
+    height: _builtins.int
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "prompt", b"prompt", "sha256", b"sha256", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelSample: _TypeAlias = ModelSample  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """A model: a base to train on and draw with, or what a training job made."""
 
@@ -209,6 +252,7 @@ class Model(_message.Message):
     LICENSE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     NATIVE_RESOLUTION_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """1, 2 and 3 are Stable Diffusion 1.5, Stable Diffusion XL and Stable Video Diffusion; ids up to 100 are for seeded
     models.
@@ -251,6 +295,10 @@ class Model(_message.Message):
     def trigger_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Words that call what it has learnt."""
 
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelSample]:
+        """The last that were drawn while it was trained."""
+
     def __init__(
         self,
         *,
@@ -276,10 +324,11 @@ class Model(_message.Message):
         license: _builtins.str = ...,
         description: _builtins.str = ...,
         native_resolution: _builtins.int = ...,
+        samples: _abc.Iterable[Global___ModelSample] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "checkpoint_step", b"checkpoint_step", "created_at", b"created_at", "dataset_id", b"dataset_id", "hub", b"hub", "stored", b"stored", "updated_at", b"updated_at", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "category", b"category", "checkpoint_step", b"checkpoint_step", "created_at", b"created_at", "dataset_id", b"dataset_id", "description", b"description", "digest", b"digest", "family", b"family", "hub", b"hub", "id", b"id", "is_active", b"is_active", "job_id", b"job_id", "layout", b"layout", "license", b"license", "name", b"name", "native_resolution", b"native_resolution", "size_bytes", b"size_bytes", "snapshot_digest", b"snapshot_digest", "stored", b"stored", "trigger_words", b"trigger_words", "type", b"type", "updated_at", b"updated_at", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id", "_checkpoint_step", b"_checkpoint_step", "_dataset_id", b"_dataset_id", "base_model_id", b"base_model_id", "category", b"category", "checkpoint_step", b"checkpoint_step", "created_at", b"created_at", "dataset_id", b"dataset_id", "description", b"description", "digest", b"digest", "family", b"family", "hub", b"hub", "id", b"id", "is_active", b"is_active", "job_id", b"job_id", "layout", b"layout", "license", b"license", "name", b"name", "native_resolution", b"native_resolution", "samples", b"samples", "size_bytes", b"size_bytes", "snapshot_digest", b"snapshot_digest", "stored", b"stored", "trigger_words", b"trigger_words", "type", b"type", "updated_at", b"updated_at", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_model_id: _TypeAlias = _typing.Literal["base_model_id"]  # noqa: Y015
     _WhichOneofArgType__base_model_id: _TypeAlias = _typing.Literal["_base_model_id", b"_base_model_id"]  # noqa: Y015

@@ -132,6 +132,7 @@ class GenerateResponse(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     generation_id: _builtins.str
     @_builtins.property
     def queued(self) -> Global___GenerationQueued: ...
@@ -151,6 +152,8 @@ class GenerateResponse(_message.Message):
     def heartbeat(self) -> Global___GenerationHeartbeat:
         """Sent while nothing else is."""
 
+    @_builtins.property
+    def waiting(self) -> Global___GenerationWaiting: ...
     def __init__(
         self,
         *,
@@ -162,12 +165,13 @@ class GenerateResponse(_message.Message):
         image: Global___GenerationPicture | None = ...,
         done: Global___GenerationDone | None = ...,
         heartbeat: Global___GenerationHeartbeat | None = ...,
+        waiting: Global___GenerationWaiting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "heartbeat", b"heartbeat", "image", b"image", "loading", b"loading", "preview", b"preview", "queued", b"queued", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "heartbeat", b"heartbeat", "image", b"image", "loading", b"loading", "preview", b"preview", "queued", b"queued", "step", b"step", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "generation_id", b"generation_id", "heartbeat", b"heartbeat", "image", b"image", "loading", b"loading", "preview", b"preview", "queued", b"queued", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "event", b"event", "generation_id", b"generation_id", "heartbeat", b"heartbeat", "image", b"image", "loading", b"loading", "preview", b"preview", "queued", b"queued", "step", b"step", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "preview", "image", "done", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "preview", "image", "done", "heartbeat", "waiting"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -192,6 +196,27 @@ class GenerationQueued(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerationQueued: _TypeAlias = GenerationQueued  # noqa: Y015
+
+@_typing.final
+class GenerationWaiting(_message.Message):
+    """Training on the same device finishes its step first, and goes on when all is drawn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_JOBS_FIELD_NUMBER: _builtins.int
+    num_jobs: _builtins.int
+    def __init__(
+        self,
+        *,
+        num_jobs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_jobs", b"num_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerationWaiting: _TypeAlias = GenerationWaiting  # noqa: Y015
 
 @_typing.final
 class GenerationLoading(_message.Message):

@@ -46,9 +46,12 @@ class GetTrainerCapabilitiesResponse(_message.Message):
     DEFAULTS_FIELD_NUMBER: _builtins.int
     MAX_RUNNING_JOBS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CAPTION_MODEL_FIELD_NUMBER: _builtins.int
     max_running_jobs: _builtins.int
     """Jobs that run at once."""
     version: _builtins.str
+    caption_model: _builtins.str
+    """Empty where CaptionDataset is not to be had."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_training_pb2.TrainingMethod.ValueType]: ...
     @_builtins.property
@@ -68,10 +71,11 @@ class GetTrainerCapabilitiesResponse(_message.Message):
         defaults: _training_pb2.TrainingConfig | None = ...,
         max_running_jobs: _builtins.int = ...,
         version: _builtins.str = ...,
+        caption_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "devices", b"devices", "families", b"families", "max_running_jobs", b"max_running_jobs", "methods", b"methods", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption_model", b"caption_model", "defaults", b"defaults", "devices", b"devices", "families", b"families", "max_running_jobs", b"max_running_jobs", "methods", b"methods", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -832,6 +836,123 @@ class PromoteCheckpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromoteCheckpointResponse: _TypeAlias = PromoteCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class CaptionDatasetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    OVERWRITE_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    dataset_id: _builtins.int
+    overwrite: _builtins.bool
+    """Also pictures that have a caption."""
+    prefix: _builtins.str
+    """Put before each."""
+    max_tokens: _builtins.int
+    """Tokens of a caption at most; 0 means 40."""
+    def __init__(
+        self,
+        *,
+        dataset_id: _builtins.int = ...,
+        overwrite: _builtins.bool = ...,
+        prefix: _builtins.str = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id", "max_tokens", b"max_tokens", "overwrite", b"overwrite", "prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionDatasetRequest: _TypeAlias = CaptionDatasetRequest  # noqa: Y015
+
+@_typing.final
+class CaptionDatasetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___CaptionProgress: ...
+    @_builtins.property
+    def summary(self) -> Global___CaptionSummary:
+        """The last answer."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___CaptionProgress | None = ...,
+        summary: Global___CaptionSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "progress", b"progress", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "progress", b"progress", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["progress", "summary"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___CaptionDatasetResponse: _TypeAlias = CaptionDatasetResponse  # noqa: Y015
+
+@_typing.final
+class CaptionProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    CAPTION_FIELD_NUMBER: _builtins.int
+    done: _builtins.int
+    total: _builtins.int
+    image_id: _builtins.int
+    """The picture that was captioned last; unset while the model is loading."""
+    caption: _builtins.str
+    def __init__(
+        self,
+        *,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        image_id: _builtins.int = ...,
+        caption: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "done", b"done", "image_id", b"image_id", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionProgress: _TypeAlias = CaptionProgress  # noqa: Y015
+
+@_typing.final
+class CaptionSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_CAPTIONED_FIELD_NUMBER: _builtins.int
+    NUM_KEPT_FIELD_NUMBER: _builtins.int
+    DAMAGED_IMAGE_IDS_FIELD_NUMBER: _builtins.int
+    num_captioned: _builtins.int
+    num_kept: _builtins.int
+    """Had a caption already."""
+    @_builtins.property
+    def damaged_image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Pictures whose bytes are gone or do not decode."""
+
+    def __init__(
+        self,
+        *,
+        num_captioned: _builtins.int = ...,
+        num_kept: _builtins.int = ...,
+        damaged_image_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged_image_ids", b"damaged_image_ids", "num_captioned", b"num_captioned", "num_kept", b"num_kept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionSummary: _TypeAlias = CaptionSummary  # noqa: Y015
 
 @_typing.final
 class DownloadSampleSheetRequest(_message.Message):

@@ -128,6 +128,11 @@ class TrainerServiceStub:
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetRequest.SerializeToString,
                 response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetResponse.FromString,
                 _registered_method=True)
+        self.CaptionDataset = channel.unary_stream(
+                '/atelier.trainer.v1.TrainerService/CaptionDataset',
+                request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CaptionDatasetRequest.SerializeToString,
+                response_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CaptionDatasetResponse.FromString,
+                _registered_method=True)
         self.DownloadSample = channel.unary_unary(
                 '/atelier.trainer.v1.TrainerService/DownloadSample',
                 request_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleRequest.SerializeToString,
@@ -283,6 +288,15 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CaptionDataset(self, request, context):
+        """Captions a dataset's pictures with the deployment's captioning model, and stores each as it comes: one that is cut off has
+        captioned what it said. NOT_FOUND; FAILED_PRECONDITION: the deployment has no captioning model (CAPTIONING_UNAVAILABLE), or
+        the dataset holds no pictures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DownloadSample(self, request, context):
         """A sample picture. NOT_FOUND: no such job or sample.
         """
@@ -382,6 +396,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.DownloadSampleSheet,
                     request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetRequest.FromString,
                     response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetResponse.SerializeToString,
+            ),
+            'CaptionDataset': grpc.unary_stream_rpc_method_handler(
+                    servicer.CaptionDataset,
+                    request_deserializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CaptionDatasetRequest.FromString,
+                    response_serializer=atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CaptionDatasetResponse.SerializeToString,
             ),
             'DownloadSample': grpc.unary_unary_rpc_method_handler(
                     servicer.DownloadSample,
@@ -879,6 +898,33 @@ class TrainerService:
             '/atelier.trainer.v1.TrainerService/DownloadSampleSheet',
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetRequest.SerializeToString,
             atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.DownloadSampleSheetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CaptionDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/atelier.trainer.v1.TrainerService/CaptionDataset',
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CaptionDatasetRequest.SerializeToString,
+            atelier_dot_trainer_dot_v1_dot_trainer__service__pb2.CaptionDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

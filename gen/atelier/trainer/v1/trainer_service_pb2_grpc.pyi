@@ -101,6 +101,11 @@ class TrainerServiceStub:
     """All samples of the last attempt on one PNG: a row for each step, a column for each prompt, named. NOT_FOUND;
     FAILED_PRECONDITION: the job has drawn none.
     """
+    CaptionDataset: _grpc.UnaryStreamMultiCallable[_trainer_service_pb2.CaptionDatasetRequest, _trainer_service_pb2.CaptionDatasetResponse]
+    """Captions a dataset's pictures with the deployment's captioning model, and stores each as it comes: one that is cut off has
+    captioned what it said. NOT_FOUND; FAILED_PRECONDITION: the deployment has no captioning model (CAPTIONING_UNAVAILABLE), or
+    the dataset holds no pictures.
+    """
     DownloadSample: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleRequest, _trainer_service_pb2.DownloadSampleResponse]
     """A sample picture. NOT_FOUND: no such job or sample."""
 
@@ -176,6 +181,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     DownloadSampleSheet: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleSheetRequest, _trainer_service_pb2.DownloadSampleSheetResponse]  # type: ignore[assignment]
     """All samples of the last attempt on one PNG: a row for each step, a column for each prompt, named. NOT_FOUND;
     FAILED_PRECONDITION: the job has drawn none.
+    """
+    CaptionDataset: _aio.UnaryStreamMultiCallable[_trainer_service_pb2.CaptionDatasetRequest, _trainer_service_pb2.CaptionDatasetResponse]  # type: ignore[assignment]
+    """Captions a dataset's pictures with the deployment's captioning model, and stores each as it comes: one that is cut off has
+    captioned what it said. NOT_FOUND; FAILED_PRECONDITION: the deployment has no captioning model (CAPTIONING_UNAVAILABLE), or
+    the dataset holds no pictures.
     """
     DownloadSample: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DownloadSampleRequest, _trainer_service_pb2.DownloadSampleResponse]  # type: ignore[assignment]
     """A sample picture. NOT_FOUND: no such job or sample."""
@@ -357,6 +367,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_service_pb2.DownloadSampleSheetResponse, _abc.Awaitable[_trainer_service_pb2.DownloadSampleSheetResponse]]:
         """All samples of the last attempt on one PNG: a row for each step, a column for each prompt, named. NOT_FOUND;
         FAILED_PRECONDITION: the job has drawn none.
+        """
+
+    @_abc_1.abstractmethod
+    def CaptionDataset(
+        self,
+        request: _trainer_service_pb2.CaptionDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trainer_service_pb2.CaptionDatasetResponse], _abc.AsyncIterator[_trainer_service_pb2.CaptionDatasetResponse]]:
+        """Captions a dataset's pictures with the deployment's captioning model, and stores each as it comes: one that is cut off has
+        captioned what it said. NOT_FOUND; FAILED_PRECONDITION: the deployment has no captioning model (CAPTIONING_UNAVAILABLE), or
+        the dataset holds no pictures.
         """
 
     @_abc_1.abstractmethod

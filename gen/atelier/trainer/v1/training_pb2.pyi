@@ -281,6 +281,8 @@ class TrainingConfig(_message.Message):
     MASKED_LOSS_FIELD_NUMBER: _builtins.int
     COMPILE_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    SHARE_DEVICE_FIELD_NUMBER: _builtins.int
+    VIDEO_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """[1e-4]"""
     batch_size: _builtins.int
@@ -341,6 +343,8 @@ class TrainingConfig(_message.Message):
     """Where pictures have transparent parts, learn nothing from those. [false]"""
     compile: _builtins.bool
     """Compile the denoiser's repeated blocks: slow to start, faster steps on a GPU. [false]"""
+    share_device: _builtins.bool
+    """Step aside, between two steps, while the Generator draws on the same device, and go on afterwards. [false]"""
     @_builtins.property
     def lora(self) -> Global___LoraConfig: ...
     @_builtins.property
@@ -351,6 +355,8 @@ class TrainingConfig(_message.Message):
     def checkpoints(self) -> Global___CheckpointConfig: ...
     @_builtins.property
     def validation(self) -> Global___ValidationConfig: ...
+    @_builtins.property
+    def video(self) -> Global___VideoConfig: ...
     def __init__(
         self,
         *,
@@ -388,10 +394,12 @@ class TrainingConfig(_message.Message):
         masked_loss: _builtins.bool | None = ...,
         compile: _builtins.bool | None = ...,
         validation: Global___ValidationConfig | None = ...,
+        share_device: _builtins.bool | None = ...,
+        video: Global___VideoConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets", "_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_caption_keep_tags", b"_caption_keep_tags", "_caption_shuffle", b"_caption_shuffle", "_compile", b"_compile", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_masked_loss", b"_masked_loss", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "_zero_terminal_snr", b"_zero_terminal_snr", "aspect_buckets", b"aspect_buckets", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "caption_keep_tags", b"caption_keep_tags", "caption_shuffle", b"caption_shuffle", "checkpoints", b"checkpoints", "compile", b"compile", "dreambooth", b"dreambooth", "ema_decay", b"ema_decay", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "masked_loss", b"masked_loss", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "noise_offset", b"noise_offset", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "seed", b"seed", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "validation", b"validation", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_terminal_snr", b"zero_terminal_snr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets", "_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_caption_keep_tags", b"_caption_keep_tags", "_caption_shuffle", b"_caption_shuffle", "_compile", b"_compile", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_masked_loss", b"_masked_loss", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_share_device", b"_share_device", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "_zero_terminal_snr", b"_zero_terminal_snr", "aspect_buckets", b"aspect_buckets", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "caption_keep_tags", b"caption_keep_tags", "caption_shuffle", b"caption_shuffle", "checkpoints", b"checkpoints", "compile", b"compile", "dreambooth", b"dreambooth", "ema_decay", b"ema_decay", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "masked_loss", b"masked_loss", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "noise_offset", b"noise_offset", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "seed", b"seed", "share_device", b"share_device", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "validation", b"validation", "video", b"video", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_terminal_snr", b"zero_terminal_snr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets", "_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_caption_keep_tags", b"_caption_keep_tags", "_caption_shuffle", b"_caption_shuffle", "_compile", b"_compile", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_masked_loss", b"_masked_loss", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "_zero_terminal_snr", b"_zero_terminal_snr", "aspect_buckets", b"aspect_buckets", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "caption_keep_tags", b"caption_keep_tags", "caption_shuffle", b"caption_shuffle", "checkpoints", b"checkpoints", "compile", b"compile", "device", b"device", "dreambooth", b"dreambooth", "ema_decay", b"ema_decay", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "masked_loss", b"masked_loss", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "mixed_precision", b"mixed_precision", "noise_offset", b"noise_offset", "optimizer", b"optimizer", "prediction_type", b"prediction_type", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "schedule", b"schedule", "seed", b"seed", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "trigger_word", b"trigger_word", "validation", b"validation", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_terminal_snr", b"zero_terminal_snr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets", "_batch_size", b"_batch_size", "_caption_dropout", b"_caption_dropout", "_caption_keep_tags", b"_caption_keep_tags", "_caption_shuffle", b"_caption_shuffle", "_compile", b"_compile", "_ema_decay", b"_ema_decay", "_epochs", b"_epochs", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_masked_loss", b"_masked_loss", "_max_grad_norm", b"_max_grad_norm", "_max_steps", b"_max_steps", "_noise_offset", b"_noise_offset", "_random_flip", b"_random_flip", "_resolution", b"_resolution", "_seed", b"_seed", "_share_device", b"_share_device", "_snr_gamma", b"_snr_gamma", "_train_text_encoder", b"_train_text_encoder", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "_zero_terminal_snr", b"_zero_terminal_snr", "aspect_buckets", b"aspect_buckets", "batch_size", b"batch_size", "caption_dropout", b"caption_dropout", "caption_keep_tags", b"caption_keep_tags", "caption_shuffle", b"caption_shuffle", "checkpoints", b"checkpoints", "compile", b"compile", "device", b"device", "dreambooth", b"dreambooth", "ema_decay", b"ema_decay", "epochs", b"epochs", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lora", b"lora", "masked_loss", b"masked_loss", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "mixed_precision", b"mixed_precision", "noise_offset", b"noise_offset", "optimizer", b"optimizer", "prediction_type", b"prediction_type", "random_flip", b"random_flip", "resolution", b"resolution", "samples", b"samples", "schedule", b"schedule", "seed", b"seed", "share_device", b"share_device", "snr_gamma", b"snr_gamma", "train_text_encoder", b"train_text_encoder", "trigger_word", b"trigger_word", "validation", b"validation", "video", b"video", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay", "zero_terminal_snr", b"zero_terminal_snr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aspect_buckets: _TypeAlias = _typing.Literal["aspect_buckets"]  # noqa: Y015
     _WhichOneofArgType__aspect_buckets: _TypeAlias = _typing.Literal["_aspect_buckets", b"_aspect_buckets"]  # noqa: Y015
@@ -429,6 +437,8 @@ class TrainingConfig(_message.Message):
     _WhichOneofArgType__resolution: _TypeAlias = _typing.Literal["_resolution", b"_resolution"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__share_device: _TypeAlias = _typing.Literal["share_device"]  # noqa: Y015
+    _WhichOneofArgType__share_device: _TypeAlias = _typing.Literal["_share_device", b"_share_device"]  # noqa: Y015
     _WhichOneofReturnType__snr_gamma: _TypeAlias = _typing.Literal["snr_gamma"]  # noqa: Y015
     _WhichOneofArgType__snr_gamma: _TypeAlias = _typing.Literal["_snr_gamma", b"_snr_gamma"]  # noqa: Y015
     _WhichOneofReturnType__train_text_encoder: _TypeAlias = _typing.Literal["train_text_encoder"]  # noqa: Y015
@@ -475,6 +485,8 @@ class TrainingConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__resolution) -> _WhichOneofReturnType__resolution | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_device) -> _WhichOneofReturnType__share_device | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__snr_gamma) -> _WhichOneofReturnType__snr_gamma | None: ...
     @_typing.overload
@@ -571,6 +583,7 @@ class DreamBoothConfig(_message.Message):
     PRIOR_LOSS_WEIGHT_FIELD_NUMBER: _builtins.int
     NUM_CLASS_IMAGES_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
+    CLASS_DATASET_ID_FIELD_NUMBER: _builtins.int
     instance_prompt: _builtins.str
     """For example "a photo of sks dog"; used for every image instead of its caption. Required."""
     class_prompt: _builtins.str
@@ -583,6 +596,8 @@ class DreamBoothConfig(_message.Message):
     """Class pictures that the base model draws before training. [100]"""
     full: _builtins.bool
     """Every weight of the denoiser instead of a LoRA. [false]"""
+    class_dataset_id: _builtins.int
+    """The class's pictures are those of this dataset, whose captions are not read, and none are drawn."""
     def __init__(
         self,
         *,
@@ -592,11 +607,14 @@ class DreamBoothConfig(_message.Message):
         prior_loss_weight: _builtins.float | None = ...,
         num_class_images: _builtins.int | None = ...,
         full: _builtins.bool | None = ...,
+        class_dataset_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_full", b"_full", "_num_class_images", b"_num_class_images", "_prior_loss_weight", b"_prior_loss_weight", "_prior_preservation", b"_prior_preservation", "full", b"full", "num_class_images", b"num_class_images", "prior_loss_weight", b"prior_loss_weight", "prior_preservation", b"prior_preservation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_dataset_id", b"_class_dataset_id", "_full", b"_full", "_num_class_images", b"_num_class_images", "_prior_loss_weight", b"_prior_loss_weight", "_prior_preservation", b"_prior_preservation", "class_dataset_id", b"class_dataset_id", "full", b"full", "num_class_images", b"num_class_images", "prior_loss_weight", b"prior_loss_weight", "prior_preservation", b"prior_preservation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_full", b"_full", "_num_class_images", b"_num_class_images", "_prior_loss_weight", b"_prior_loss_weight", "_prior_preservation", b"_prior_preservation", "class_prompt", b"class_prompt", "full", b"full", "instance_prompt", b"instance_prompt", "num_class_images", b"num_class_images", "prior_loss_weight", b"prior_loss_weight", "prior_preservation", b"prior_preservation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_dataset_id", b"_class_dataset_id", "_full", b"_full", "_num_class_images", b"_num_class_images", "_prior_loss_weight", b"_prior_loss_weight", "_prior_preservation", b"_prior_preservation", "class_dataset_id", b"class_dataset_id", "class_prompt", b"class_prompt", "full", b"full", "instance_prompt", b"instance_prompt", "num_class_images", b"num_class_images", "prior_loss_weight", b"prior_loss_weight", "prior_preservation", b"prior_preservation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_dataset_id: _TypeAlias = _typing.Literal["class_dataset_id"]  # noqa: Y015
+    _WhichOneofArgType__class_dataset_id: _TypeAlias = _typing.Literal["_class_dataset_id", b"_class_dataset_id"]  # noqa: Y015
     _WhichOneofReturnType__full: _TypeAlias = _typing.Literal["full"]  # noqa: Y015
     _WhichOneofArgType__full: _TypeAlias = _typing.Literal["_full", b"_full"]  # noqa: Y015
     _WhichOneofReturnType__num_class_images: _TypeAlias = _typing.Literal["num_class_images"]  # noqa: Y015
@@ -605,6 +623,8 @@ class DreamBoothConfig(_message.Message):
     _WhichOneofArgType__prior_loss_weight: _TypeAlias = _typing.Literal["_prior_loss_weight", b"_prior_loss_weight"]  # noqa: Y015
     _WhichOneofReturnType__prior_preservation: _TypeAlias = _typing.Literal["prior_preservation"]  # noqa: Y015
     _WhichOneofArgType__prior_preservation: _TypeAlias = _typing.Literal["_prior_preservation", b"_prior_preservation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_dataset_id) -> _WhichOneofReturnType__class_dataset_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__full) -> _WhichOneofReturnType__full | None: ...
     @_typing.overload
@@ -617,6 +637,55 @@ class DreamBoothConfig(_message.Message):
 Global___DreamBoothConfig: _TypeAlias = DreamBoothConfig  # noqa: Y015
 
 @_typing.final
+class VideoConfig(_message.Message):
+    """Read by models that learn from clips."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MOTION_BUCKET_ID_FIELD_NUMBER: _builtins.int
+    NOISE_AUGMENTATION_FIELD_NUMBER: _builtins.int
+    num_frames: _builtins.int
+    """Frames of a clip that are learnt together: a run of so many that begins anywhere in it. [14]"""
+    frames_per_second: _builtins.int
+    """At which the frames are taken, and what the model is told; clips of a higher rate are thinned. [7]"""
+    motion_bucket_id: _builtins.int
+    """How much moves, as Stable Video Diffusion counts it. [127]"""
+    noise_augmentation: _builtins.float
+    """The standard deviation of the noise on the first frame that the model is shown. [0.02]"""
+    def __init__(
+        self,
+        *,
+        num_frames: _builtins.int | None = ...,
+        frames_per_second: _builtins.int | None = ...,
+        motion_bucket_id: _builtins.int | None = ...,
+        noise_augmentation: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frames_per_second", b"_frames_per_second", "_motion_bucket_id", b"_motion_bucket_id", "_noise_augmentation", b"_noise_augmentation", "_num_frames", b"_num_frames", "frames_per_second", b"frames_per_second", "motion_bucket_id", b"motion_bucket_id", "noise_augmentation", b"noise_augmentation", "num_frames", b"num_frames"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frames_per_second", b"_frames_per_second", "_motion_bucket_id", b"_motion_bucket_id", "_noise_augmentation", b"_noise_augmentation", "_num_frames", b"_num_frames", "frames_per_second", b"frames_per_second", "motion_bucket_id", b"motion_bucket_id", "noise_augmentation", b"noise_augmentation", "num_frames", b"num_frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frames_per_second: _TypeAlias = _typing.Literal["frames_per_second"]  # noqa: Y015
+    _WhichOneofArgType__frames_per_second: _TypeAlias = _typing.Literal["_frames_per_second", b"_frames_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__motion_bucket_id: _TypeAlias = _typing.Literal["motion_bucket_id"]  # noqa: Y015
+    _WhichOneofArgType__motion_bucket_id: _TypeAlias = _typing.Literal["_motion_bucket_id", b"_motion_bucket_id"]  # noqa: Y015
+    _WhichOneofReturnType__noise_augmentation: _TypeAlias = _typing.Literal["noise_augmentation"]  # noqa: Y015
+    _WhichOneofArgType__noise_augmentation: _TypeAlias = _typing.Literal["_noise_augmentation", b"_noise_augmentation"]  # noqa: Y015
+    _WhichOneofReturnType__num_frames: _TypeAlias = _typing.Literal["num_frames"]  # noqa: Y015
+    _WhichOneofArgType__num_frames: _TypeAlias = _typing.Literal["_num_frames", b"_num_frames"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frames_per_second) -> _WhichOneofReturnType__frames_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__motion_bucket_id) -> _WhichOneofReturnType__motion_bucket_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_augmentation) -> _WhichOneofReturnType__noise_augmentation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_frames) -> _WhichOneofReturnType__num_frames | None: ...
+
+Global___VideoConfig: _TypeAlias = VideoConfig  # noqa: Y015
+
+@_typing.final
 class SampleConfig(_message.Message):
     """Pictures drawn while training, with fixed prompts and seeds."""
 
@@ -626,12 +695,15 @@ class SampleConfig(_message.Message):
     INTERVAL_STEPS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
+    CLIPS_FIELD_NUMBER: _builtins.int
     interval_steps: _builtins.int
     """Steps between samples; unset means once, at the end."""
     steps: _builtins.int
     """Denoising steps. [20]"""
     guidance_scale: _builtins.float
     """[7.5]"""
+    clips: _builtins.int
+    """For models that draw clips: so many of the dataset's are drawn from their first frame, instead of prompts. [0]"""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -641,17 +713,22 @@ class SampleConfig(_message.Message):
         interval_steps: _builtins.int | None = ...,
         steps: _builtins.int | None = ...,
         guidance_scale: _builtins.float | None = ...,
+        clips: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_interval_steps", b"_interval_steps", "_steps", b"_steps", "guidance_scale", b"guidance_scale", "interval_steps", b"interval_steps", "steps", b"steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clips", b"_clips", "_guidance_scale", b"_guidance_scale", "_interval_steps", b"_interval_steps", "_steps", b"_steps", "clips", b"clips", "guidance_scale", b"guidance_scale", "interval_steps", b"interval_steps", "steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_interval_steps", b"_interval_steps", "_steps", b"_steps", "guidance_scale", b"guidance_scale", "interval_steps", b"interval_steps", "prompts", b"prompts", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clips", b"_clips", "_guidance_scale", b"_guidance_scale", "_interval_steps", b"_interval_steps", "_steps", b"_steps", "clips", b"clips", "guidance_scale", b"guidance_scale", "interval_steps", b"interval_steps", "prompts", b"prompts", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clips: _TypeAlias = _typing.Literal["clips"]  # noqa: Y015
+    _WhichOneofArgType__clips: _TypeAlias = _typing.Literal["_clips", b"_clips"]  # noqa: Y015
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
     _WhichOneofReturnType__interval_steps: _TypeAlias = _typing.Literal["interval_steps"]  # noqa: Y015
     _WhichOneofArgType__interval_steps: _TypeAlias = _typing.Literal["_interval_steps", b"_interval_steps"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clips) -> _WhichOneofReturnType__clips | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
     @_typing.overload
@@ -789,6 +866,7 @@ class TrainingJob(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     NUM_ITEMS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CLASS_SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID."""
     status: Global___JobStatus.ValueType
@@ -808,6 +886,8 @@ class TrainingJob(_message.Message):
     num_items: _builtins.int
     priority: _builtins.int
     """Jobs of a higher one are trained first; within one, first come first served."""
+    class_snapshot_digest: _builtins.str
+    """Of DreamBooth's class, where that is a dataset's; pinned like the other."""
     @_builtins.property
     def config(self) -> Global___TrainingConfig: ...
     @_builtins.property
@@ -848,10 +928,11 @@ class TrainingJob(_message.Message):
         last_sequence: _builtins.int = ...,
         num_items: _builtins.int = ...,
         priority: _builtins.int = ...,
+        class_snapshot_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "config", b"config", "created_at", b"created_at", "failure", b"failure", "finished_at", b"finished_at", "model_id", b"model_id", "progress", b"progress", "queued_at", b"queued_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "base_model_id", b"base_model_id", "config", b"config", "created_at", b"created_at", "dataset_id", b"dataset_id", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "last_sequence", b"last_sequence", "method", b"method", "model_id", b"model_id", "num_items", b"num_items", "output_name", b"output_name", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "queued_at", b"queued_at", "snapshot_digest", b"snapshot_digest", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "base_model_id", b"base_model_id", "class_snapshot_digest", b"class_snapshot_digest", "config", b"config", "created_at", b"created_at", "dataset_id", b"dataset_id", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "last_sequence", b"last_sequence", "method", b"method", "model_id", b"model_id", "num_items", b"num_items", "output_name", b"output_name", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "queued_at", b"queued_at", "snapshot_digest", b"snapshot_digest", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model_id: _TypeAlias = _typing.Literal["model_id"]  # noqa: Y015
     _WhichOneofArgType__model_id: _TypeAlias = _typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
@@ -878,6 +959,7 @@ class StepProgress(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GRAD_NORM_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LENT_MILLIS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     total_steps: _builtins.int
     epoch: _builtins.int
@@ -896,6 +978,8 @@ class StepProgress(_message.Message):
     grad_norm: _builtins.float
     peak_memory_bytes: _builtins.int
     """The most that was in use so far, loading included."""
+    lent_millis: _builtins.int
+    """For which the device was lent so far; `elapsed_millis` is without it."""
     def __init__(
         self,
         *,
@@ -912,14 +996,43 @@ class StepProgress(_message.Message):
         memory_bytes: _builtins.int = ...,
         grad_norm: _builtins.float = ...,
         peak_memory_bytes: _builtins.int = ...,
+        lent_millis: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_millis", b"elapsed_millis", "epoch", b"epoch", "grad_norm", b"grad_norm", "images_per_second", b"images_per_second", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "remaining_millis", b"remaining_millis", "smoothed_loss", b"smoothed_loss", "step", b"step", "total_epochs", b"total_epochs", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_millis", b"elapsed_millis", "epoch", b"epoch", "grad_norm", b"grad_norm", "images_per_second", b"images_per_second", "learning_rate", b"learning_rate", "lent_millis", b"lent_millis", "loss", b"loss", "memory_bytes", b"memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "remaining_millis", b"remaining_millis", "smoothed_loss", b"smoothed_loss", "step", b"step", "total_epochs", b"total_epochs", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepProgress: _TypeAlias = StepProgress  # noqa: Y015
+
+@_typing.final
+class LentEvent(_message.Message):
+    """The device is lent to the Generator, or has been given back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LENT_MILLIS_FIELD_NUMBER: _builtins.int
+    MADE_ROOM_FIELD_NUMBER: _builtins.int
+    lent_millis: _builtins.int
+    """Set once it is back."""
+    made_room: _builtins.bool
+    """Training was put out of the device's memory, into a checkpoint or the machine's memory, to make room."""
+    def __init__(
+        self,
+        *,
+        lent_millis: _builtins.int | None = ...,
+        made_room: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lent_millis", b"_lent_millis", "lent_millis", b"lent_millis"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lent_millis", b"_lent_millis", "lent_millis", b"lent_millis", "made_room", b"made_room"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lent_millis: _TypeAlias = _typing.Literal["lent_millis"]  # noqa: Y015
+    _WhichOneofArgType__lent_millis: _TypeAlias = _typing.Literal["_lent_millis", b"_lent_millis"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lent_millis) -> _WhichOneofReturnType__lent_millis | None: ...
+
+Global___LentEvent: _TypeAlias = LentEvent  # noqa: Y015
 
 @_typing.final
 class ValidationEvent(_message.Message):
@@ -1070,7 +1183,7 @@ class SampleEvent(_message.Message):
     """Which of the configured prompts."""
     prompt: _builtins.str
     sha256: _builtins.str
-    """PNG in the blob store; see DownloadSample."""
+    """In the blob store: PNG, or animated WebP of a model that draws clips; see DownloadSample."""
     width: _builtins.int
     height: _builtins.int
     def __init__(
@@ -1204,6 +1317,7 @@ class TrainingEvent(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    LENT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... within a job, without a gap."""
     @_builtins.property
@@ -1232,6 +1346,8 @@ class TrainingEvent(_message.Message):
     def paused(self) -> Global___PausedEvent: ...
     @_builtins.property
     def validation(self) -> Global___ValidationEvent: ...
+    @_builtins.property
+    def lent(self) -> Global___LentEvent: ...
     def __init__(
         self,
         *,
@@ -1249,12 +1365,13 @@ class TrainingEvent(_message.Message):
         heartbeat: Global___HeartbeatEvent | None = ...,
         paused: Global___PausedEvent | None = ...,
         validation: Global___ValidationEvent | None = ...,
+        lent: Global___LentEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "step", b"step", "validation", b"validation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "lent", b"lent", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "step", b"step", "validation", b"validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "sequence", b"sequence", "step", b"step", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "created_at", b"created_at", "done", b"done", "event", b"event", "failed", b"failed", "heartbeat", b"heartbeat", "lent", b"lent", "loading", b"loading", "log", b"log", "paused", b"paused", "queued", b"queued", "sample", b"sample", "sequence", b"sequence", "step", b"step", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "sample", "checkpoint", "log", "done", "failed", "cancelled", "heartbeat", "paused", "validation"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "loading", "step", "sample", "checkpoint", "log", "done", "failed", "cancelled", "heartbeat", "paused", "validation", "lent"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -27,7 +27,7 @@ from atelier.trainer.v1 import training_pb2 as atelier_dot_trainer_dot_v1_dot_tr
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'atelier/trainer/v1/worker_service.proto\x12\x12\x61telier.trainer.v1\x1a\x1e\x61telier/catalog/v1/model.proto\x1a!atelier/trainer/v1/training.proto\x1a\x1b\x62uf/validate/validate.proto\"\xc1\x01\n\rAttachRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.WorkerHelloH\x00\x12\x32\n\x06report\x18\x02 \x01(\x0b\x32 .atelier.trainer.v1.WorkerReportH\x00\x12\x38\n\theartbeat\x18\x03 \x01(\x0b\x32#.atelier.trainer.v1.WorkerHeartbeatH\x00\x42\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\xea\x01\n\x0e\x41ttachResponse\x12\x37\n\nassignment\x18\x01 \x01(\x0b\x32!.atelier.trainer.v1.JobAssignmentH\x00\x12,\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1d.atelier.trainer.v1.ReportAckH\x00\x12\x33\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32!.atelier.trainer.v1.CancelCommandH\x00\x12\x31\n\x05pause\x18\x04 \x01(\x0b\x32 .atelier.trainer.v1.PauseCommandH\x00\x42\t\n\x07\x63ommand\"6\n\x0bWorkerHello\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\r\n\x05token\x18\x02 \x01(\t\"\xbd\x01\n\rJobAssignment\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\x12.\n\x0b\x62\x61se_models\x18\x02 \x03(\x0b\x32\x19.atelier.catalog.v1.Model\x12\x13\n\x0blast_report\x18\x03 \x01(\x03\x12\x39\n\x0b\x63heckpoints\x18\x04 \x03(\x0b\x32$.atelier.trainer.v1.StoredCheckpoint\"\xcb\x04\n\x0cWorkerReport\x12\x17\n\x06number\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x33\n\x07loading\x18\x02 \x01(\x0b\x32 .atelier.trainer.v1.LoadingEventH\x00\x12\x30\n\x04step\x18\x03 \x01(\x0b\x32 .atelier.trainer.v1.StepProgressH\x00\x12\x31\n\x06sample\x18\x04 \x01(\x0b\x32\x1f.atelier.trainer.v1.SampleEventH\x00\x12:\n\ncheckpoint\x18\x05 \x01(\x0b\x32$.atelier.trainer.v1.StoredCheckpointH\x00\x12+\n\x03log\x18\x06 \x01(\x0b\x32\x1c.atelier.trainer.v1.LogEventH\x00\x12\x35\n\x07trained\x18\x07 \x01(\x0b\x32\".atelier.trainer.v1.TrainedWeightsH\x00\x12\x30\n\x06\x66\x61iled\x18\x08 \x01(\x0b\x32\x1e.atelier.trainer.v1.JobFailureH\x00\x12\x37\n\tcancelled\x18\t \x01(\x0b\x32\".atelier.trainer.v1.CancelledEventH\x00\x12\x31\n\x06paused\x18\n \x01(\x0b\x32\x1f.atelier.trainer.v1.PausedEventH\x00\x12\x39\n\nvalidation\x18\x0b \x01(\x0b\x32#.atelier.trainer.v1.ValidationEventH\x00\x42\x0f\n\x06report\x12\x05\xbaH\x02\x08\x01\"\xa2\x01\n\x10StoredCheckpoint\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.atelier.trainer.v1.Checkpoint\x12,\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.atelier.catalog.v1.ModelFile\x12,\n\x05state\x18\x03 \x01(\x0b\x32\x1d.atelier.catalog.v1.ModelFile\"\x7f\n\x0eTrainedWeights\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x31\n\x06layout\x18\x02 \x01(\x0e\x32!.atelier.catalog.v1.WeightsLayout\x12,\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.atelier.catalog.v1.ModelFile\"\x11\n\x0fWorkerHeartbeat\"\x1b\n\tReportAck\x12\x0e\n\x06number\x18\x01 \x01(\x03\"\x0f\n\rCancelCommand\"\x0e\n\x0cPauseCommand2d\n\rWorkerService\x12S\n\x06\x41ttach\x12!.atelier.trainer.v1.AttachRequest\x1a\".atelier.trainer.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'atelier/trainer/v1/worker_service.proto\x12\x12\x61telier.trainer.v1\x1a\x1e\x61telier/catalog/v1/model.proto\x1a!atelier/trainer/v1/training.proto\x1a\x1b\x62uf/validate/validate.proto\"\xc1\x01\n\rAttachRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.WorkerHelloH\x00\x12\x32\n\x06report\x18\x02 \x01(\x0b\x32 .atelier.trainer.v1.WorkerReportH\x00\x12\x38\n\theartbeat\x18\x03 \x01(\x0b\x32#.atelier.trainer.v1.WorkerHeartbeatH\x00\x42\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\xd5\x02\n\x0e\x41ttachResponse\x12\x37\n\nassignment\x18\x01 \x01(\x0b\x32!.atelier.trainer.v1.JobAssignmentH\x00\x12,\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1d.atelier.trainer.v1.ReportAckH\x00\x12\x33\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32!.atelier.trainer.v1.CancelCommandH\x00\x12\x31\n\x05pause\x18\x04 \x01(\x0b\x32 .atelier.trainer.v1.PauseCommandH\x00\x12/\n\x04lend\x18\x05 \x01(\x0b\x32\x1f.atelier.trainer.v1.LendCommandH\x00\x12\x38\n\ttake_back\x18\x06 \x01(\x0b\x32#.atelier.trainer.v1.TakeBackCommandH\x00\x42\t\n\x07\x63ommand\"6\n\x0bWorkerHello\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\r\n\x05token\x18\x02 \x01(\t\"\xd2\x01\n\rJobAssignment\x12,\n\x03job\x18\x01 \x01(\x0b\x32\x1f.atelier.trainer.v1.TrainingJob\x12.\n\x0b\x62\x61se_models\x18\x02 \x03(\x0b\x32\x19.atelier.catalog.v1.Model\x12\x13\n\x0blast_report\x18\x03 \x01(\x03\x12\x39\n\x0b\x63heckpoints\x18\x04 \x03(\x0b\x32$.atelier.trainer.v1.StoredCheckpoint\x12\x13\n\x0b\x64\x65vice_name\x18\x05 \x01(\t\"\xfa\x04\n\x0cWorkerReport\x12\x17\n\x06number\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x33\n\x07loading\x18\x02 \x01(\x0b\x32 .atelier.trainer.v1.LoadingEventH\x00\x12\x30\n\x04step\x18\x03 \x01(\x0b\x32 .atelier.trainer.v1.StepProgressH\x00\x12\x31\n\x06sample\x18\x04 \x01(\x0b\x32\x1f.atelier.trainer.v1.SampleEventH\x00\x12:\n\ncheckpoint\x18\x05 \x01(\x0b\x32$.atelier.trainer.v1.StoredCheckpointH\x00\x12+\n\x03log\x18\x06 \x01(\x0b\x32\x1c.atelier.trainer.v1.LogEventH\x00\x12\x35\n\x07trained\x18\x07 \x01(\x0b\x32\".atelier.trainer.v1.TrainedWeightsH\x00\x12\x30\n\x06\x66\x61iled\x18\x08 \x01(\x0b\x32\x1e.atelier.trainer.v1.JobFailureH\x00\x12\x37\n\tcancelled\x18\t \x01(\x0b\x32\".atelier.trainer.v1.CancelledEventH\x00\x12\x31\n\x06paused\x18\n \x01(\x0b\x32\x1f.atelier.trainer.v1.PausedEventH\x00\x12\x39\n\nvalidation\x18\x0b \x01(\x0b\x32#.atelier.trainer.v1.ValidationEventH\x00\x12-\n\x04lent\x18\x0c \x01(\x0b\x32\x1d.atelier.trainer.v1.LentEventH\x00\x42\x0f\n\x06report\x12\x05\xbaH\x02\x08\x01\"\xa2\x01\n\x10StoredCheckpoint\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.atelier.trainer.v1.Checkpoint\x12,\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1d.atelier.catalog.v1.ModelFile\x12,\n\x05state\x18\x03 \x01(\x0b\x32\x1d.atelier.catalog.v1.ModelFile\"\x7f\n\x0eTrainedWeights\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x31\n\x06layout\x18\x02 \x01(\x0e\x32!.atelier.catalog.v1.WeightsLayout\x12,\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1d.atelier.catalog.v1.ModelFile\"\x11\n\x0fWorkerHeartbeat\"\x1b\n\tReportAck\x12\x0e\n\x06number\x18\x01 \x01(\x03\"\x0f\n\rCancelCommand\"\x0e\n\x0cPauseCommand\" \n\x0bLendCommand\x12\x11\n\tmake_room\x18\x01 \x01(\x08\"\x11\n\x0fTakeBackCommand2d\n\rWorkerService\x12S\n\x06\x41ttach\x12!.atelier.trainer.v1.AttachRequest\x1a\".atelier.trainer.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,25 +45,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREQUEST']._serialized_start=160
   _globals['_ATTACHREQUEST']._serialized_end=353
   _globals['_ATTACHRESPONSE']._serialized_start=356
-  _globals['_ATTACHRESPONSE']._serialized_end=590
-  _globals['_WORKERHELLO']._serialized_start=592
-  _globals['_WORKERHELLO']._serialized_end=646
-  _globals['_JOBASSIGNMENT']._serialized_start=649
-  _globals['_JOBASSIGNMENT']._serialized_end=838
-  _globals['_WORKERREPORT']._serialized_start=841
-  _globals['_WORKERREPORT']._serialized_end=1428
-  _globals['_STOREDCHECKPOINT']._serialized_start=1431
-  _globals['_STOREDCHECKPOINT']._serialized_end=1593
-  _globals['_TRAINEDWEIGHTS']._serialized_start=1595
-  _globals['_TRAINEDWEIGHTS']._serialized_end=1722
-  _globals['_WORKERHEARTBEAT']._serialized_start=1724
-  _globals['_WORKERHEARTBEAT']._serialized_end=1741
-  _globals['_REPORTACK']._serialized_start=1743
-  _globals['_REPORTACK']._serialized_end=1770
-  _globals['_CANCELCOMMAND']._serialized_start=1772
-  _globals['_CANCELCOMMAND']._serialized_end=1787
-  _globals['_PAUSECOMMAND']._serialized_start=1789
-  _globals['_PAUSECOMMAND']._serialized_end=1803
-  _globals['_WORKERSERVICE']._serialized_start=1805
-  _globals['_WORKERSERVICE']._serialized_end=1905
+  _globals['_ATTACHRESPONSE']._serialized_end=697
+  _globals['_WORKERHELLO']._serialized_start=699
+  _globals['_WORKERHELLO']._serialized_end=753
+  _globals['_JOBASSIGNMENT']._serialized_start=756
+  _globals['_JOBASSIGNMENT']._serialized_end=966
+  _globals['_WORKERREPORT']._serialized_start=969
+  _globals['_WORKERREPORT']._serialized_end=1603
+  _globals['_STOREDCHECKPOINT']._serialized_start=1606
+  _globals['_STOREDCHECKPOINT']._serialized_end=1768
+  _globals['_TRAINEDWEIGHTS']._serialized_start=1770
+  _globals['_TRAINEDWEIGHTS']._serialized_end=1897
+  _globals['_WORKERHEARTBEAT']._serialized_start=1899
+  _globals['_WORKERHEARTBEAT']._serialized_end=1916
+  _globals['_REPORTACK']._serialized_start=1918
+  _globals['_REPORTACK']._serialized_end=1945
+  _globals['_CANCELCOMMAND']._serialized_start=1947
+  _globals['_CANCELCOMMAND']._serialized_end=1962
+  _globals['_PAUSECOMMAND']._serialized_start=1964
+  _globals['_PAUSECOMMAND']._serialized_end=1978
+  _globals['_LENDCOMMAND']._serialized_start=1980
+  _globals['_LENDCOMMAND']._serialized_end=2012
+  _globals['_TAKEBACKCOMMAND']._serialized_start=2014
+  _globals['_TAKEBACKCOMMAND']._serialized_end=2031
+  _globals['_WORKERSERVICE']._serialized_start=2033
+  _globals['_WORKERSERVICE']._serialized_end=2133
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,8 @@ class AttachResponse(_message.Message):
     ACK_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    LEND_FIELD_NUMBER: _builtins.int
+    TAKE_BACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___JobAssignment: ...
     @_builtins.property
@@ -68,6 +70,10 @@ class AttachResponse(_message.Message):
     def cancel(self) -> Global___CancelCommand: ...
     @_builtins.property
     def pause(self) -> Global___PauseCommand: ...
+    @_builtins.property
+    def lend(self) -> Global___LendCommand: ...
+    @_builtins.property
+    def take_back(self) -> Global___TakeBackCommand: ...
     def __init__(
         self,
         *,
@@ -75,12 +81,14 @@ class AttachResponse(_message.Message):
         ack: Global___ReportAck | None = ...,
         cancel: Global___CancelCommand | None = ...,
         pause: Global___PauseCommand | None = ...,
+        lend: Global___LendCommand | None = ...,
+        take_back: Global___TakeBackCommand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command", "pause", b"pause"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command", "lend", b"lend", "pause", b"pause", "take_back", b"take_back"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command", "pause", b"pause"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignment", b"assignment", "cancel", b"cancel", "command", b"command", "lend", b"lend", "pause", b"pause", "take_back", b"take_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["assignment", "ack", "cancel", "pause"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["assignment", "ack", "cancel", "pause", "lend", "take_back"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -119,8 +127,11 @@ class JobAssignment(_message.Message):
     BASE_MODELS_FIELD_NUMBER: _builtins.int
     LAST_REPORT_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    DEVICE_NAME_FIELD_NUMBER: _builtins.int
     last_report: _builtins.int
     """Reports up to this number are stored."""
+    device_name: _builtins.str
+    """The name of the device that the worker has, for who borrows it; see BorrowDeviceRequest."""
     @_builtins.property
     def job(self) -> _training_pb2.TrainingJob: ...
     @_builtins.property
@@ -138,10 +149,11 @@ class JobAssignment(_message.Message):
         base_models: _abc.Iterable[_model_pb2.Model] | None = ...,
         last_report: _builtins.int = ...,
         checkpoints: _abc.Iterable[Global___StoredCheckpoint] | None = ...,
+        device_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_models", b"base_models", "checkpoints", b"checkpoints", "job", b"job", "last_report", b"last_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_models", b"base_models", "checkpoints", b"checkpoints", "device_name", b"device_name", "job", b"job", "last_report", b"last_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,6 +174,7 @@ class WorkerReport(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    LENT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """1, 2, 3, ... within an attempt."""
     @_builtins.property
@@ -190,6 +203,8 @@ class WorkerReport(_message.Message):
 
     @_builtins.property
     def validation(self) -> _training_pb2.ValidationEvent: ...
+    @_builtins.property
+    def lent(self) -> _training_pb2.LentEvent: ...
     def __init__(
         self,
         *,
@@ -204,12 +219,13 @@ class WorkerReport(_message.Message):
         cancelled: _training_pb2.CancelledEvent | None = ...,
         paused: _training_pb2.PausedEvent | None = ...,
         validation: _training_pb2.ValidationEvent | None = ...,
+        lent: _training_pb2.LentEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained", "validation", b"validation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "lent", b"lent", "loading", b"loading", "log", b"log", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained", "validation", b"validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "loading", b"loading", "log", b"log", "number", b"number", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "checkpoint", b"checkpoint", "failed", b"failed", "lent", b"lent", "loading", b"loading", "log", b"log", "number", b"number", "paused", b"paused", "report", b"report", "sample", b"sample", "step", b"step", "trained", b"trained", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["loading", "step", "sample", "checkpoint", "log", "trained", "failed", "cancelled", "paused", "validation"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["loading", "step", "sample", "checkpoint", "log", "trained", "failed", "cancelled", "paused", "validation", "lent"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -341,3 +357,40 @@ class PauseCommand(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PauseCommand: _TypeAlias = PauseCommand  # noqa: Y015
+
+@_typing.final
+class LendCommand(_message.Message):
+    """Stand still after the next step, report that the device is lent, and wait for TakeBackCommand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAKE_ROOM_FIELD_NUMBER: _builtins.int
+    make_room: _builtins.bool
+    """Whoever borrows needs more memory than is free: put what is on the device out of it."""
+    def __init__(
+        self,
+        *,
+        make_room: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["make_room", b"make_room"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LendCommand: _TypeAlias = LendCommand  # noqa: Y015
+
+@_typing.final
+class TakeBackCommand(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeBackCommand: _TypeAlias = TakeBackCommand  # noqa: Y015
