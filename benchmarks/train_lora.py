@@ -35,6 +35,7 @@ from PIL import Image
 from benchmarks.harness import Row, report, spread
 from services.common.blobs import BlobStore
 from services.diffusion.load import Components, load_components
+from services.diffusion.objective import schedule_of
 from services.trainer.domain import LoraConfig, Method, TrainingConfig
 from services.trainer.worker.data import Item, crop, to_tensor
 from services.trainer.worker.draws import draw_step
@@ -42,7 +43,6 @@ from services.trainer.worker.hardware import make_accelerator, memory_gauge
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import make_trainee
-from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import Plan, make_plan
 from services.trainer.worker.prepare import make_training_set
 from services.trainer.worker.state import make_learner
@@ -86,13 +86,13 @@ def load(*, compute: bool) -> Components:
     if not compute:
         return components
     torch.manual_seed(0)
-    wide = {**components.unet.config, "block_out_channels": (96, 192, 384), "norm_num_groups": 32}
-    return replace(components, unet=UNet2DConditionModel.from_config(wide).eval().requires_grad_(False))
+    wide = {**components.denoiser.config, "block_out_channels": (96, 192, 384), "norm_num_groups": 32}
+    return components.with_parts(unet=UNet2DConditionModel.from_config(wide).eval().requires_grad_(False))
 
 
 def fresh(work: Work) -> Components:
     """With a UNet of the contender's own, to put an adapter into: that, like loading, is before the clock starts."""
-    return replace(work.components, unet=copy.deepcopy(work.components.unet))
+    return work.components.with_parts(unet=copy.deepcopy(work.components.denoiser))
 
 
 # --- the contenders: each gets a fresh adapter, then does its work, giving the loss after every step ---
@@ -133,7 +133,7 @@ class Folder(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __init__(self, work: Work) -> None:
         self._files = [work.blobs.get(item.sha256) for item in work.items]
-        tokenizer = work.components.tokenizer
+        tokenizer = work.components.tokenizers[0]
         self._tokens = tokenizer(
             [item.caption for item in work.items],
             padding="max_length",
@@ -163,7 +163,7 @@ def peer(work: Work, chance: Chance = by_torch, order: object = None) -> Iterato
     """The plain loop. `chance` and `order` (a batch sampler) are given for the comparison of losses alone."""
     components, config = fresh(work), work.config
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    unet, vae, text_encoder = components.unet, components.vae, components.text_encoder
+    unet, vae, text_encoder = components.denoiser, components.vae, components.text_encoders[0]
     parameters = make_trainee(components, Method.LORA, config, frozen=torch.float32).parameters
     yield math.nan
     if order is None:
@@ -203,14 +203,16 @@ def limit(work: Work) -> Iterator[float]:
     """Forward and backward of the UNet with the adapter in it, and nothing else."""
     components = fresh(work)
     parameters = make_trainee(components, Method.LORA, work.config, frozen=torch.float32).parameters
-    components.unet.train()
-    side = SIDE // components.vae_factor
-    noisy = torch.randn(BATCH, components.unet.config.in_channels, side, side)
-    words = torch.randn(BATCH, components.tokenizer.model_max_length, components.text_encoder.config.hidden_size)
+    components.denoiser.train()
+    side = SIDE // components.size.vae_factor
+    noisy = torch.randn(BATCH, components.denoiser.config.in_channels, side, side)
+    words = torch.randn(
+        BATCH, components.tokenizers[0].model_max_length, components.text_encoders[0].config.hidden_size
+    )
     timesteps = torch.randint(0, 1000, (BATCH,))
     yield math.nan
     for _ in range(work.plan.total_steps):
-        loss = components.unet(noisy, timesteps, words, return_dict=False)[0].square().mean()
+        loss = components.denoiser(noisy, timesteps, words, return_dict=False)[0].square().mean()
         loss.backward()
         for parameter in parameters:
             parameter.grad = None
@@ -228,12 +230,11 @@ def compare_losses(work: Work) -> float:
             step,
             shape[0],
             (shape[1], shape[2], shape[3]),
-            num_timesteps=len(schedule),
             flip=False,
             caption_dropout=0.0,
             noise_offset=0.0,
         )
-        return draws.jitter, draws.noise, draws.timesteps
+        return draws.jitter, draws.noise, schedule.times(draws.where)
 
     def order() -> Iterator[list[int]]:
         for step in range(1, plan.total_steps + 1):

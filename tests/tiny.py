@@ -25,7 +25,7 @@ def make_tiny_pipeline(
     from transformers import CLIPTextConfig, CLIPTextModel
 
     logging.disable_progress_bar()
-    vocabulary = _vocabulary()
+    vocabulary = vocabulary_of_tiny()
     start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -63,7 +63,7 @@ def make_tiny_pipeline(
             cross_attention_dim=32,
             attention_head_dim=4,
         )
-        _make_contrasty(vae)
+        make_contrasty(vae)
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -79,7 +79,7 @@ def make_tiny_pipeline(
     vae.save_pretrained(folder / "vae")
     unet.save_pretrained(folder / "unet")
     scheduler.save_pretrained(folder / "scheduler")
-    _write_tokenizer(folder / "tokenizer", vocabulary)
+    write_tokenizer(folder / "tokenizer", vocabulary)
     _write_json(
         folder / "model_index.json",
         {
@@ -115,7 +115,7 @@ def make_tiny_lora(folder: Path, pipeline_folder: Path, *, rank: int = 4, alpha:
     return save_lora(folder, unet=unet)
 
 
-def _vocabulary() -> dict[str, int]:
+def vocabulary_of_tiny() -> dict[str, int]:
     """CLIP's layout: every byte, every byte with `</w>`, whole words, then the two markers."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -138,7 +138,7 @@ def _merges() -> list[tuple[str, str]]:
     return list(merges)
 
 
-def _write_tokenizer(folder: Path, vocabulary: dict[str, int]) -> None:
+def write_tokenizer(folder: Path, vocabulary: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in _merges())]
@@ -157,7 +157,7 @@ def _write_tokenizer(folder: Path, vocabulary: dict[str, int]) -> None:
     _write_json(folder / "special_tokens_map.json", markers)
 
 
-def _make_contrasty(vae: Any) -> None:
+def make_contrasty(vae: Any) -> None:
     """Scales the last convolution: random decoders draw grey, and grey hides differences."""
     import torch
 

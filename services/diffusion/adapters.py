@@ -6,7 +6,7 @@ configuration in the header, so that a loader scales by the real alpha instead o
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,7 @@ TRAINED = "default"  # the adapter's name while it trains
 
 
 def add_lora(
-    unet: "torch.nn.Module",
+    denoiser: "torch.nn.Module",
     *,
     rank: int,
     alpha: float | None = None,
@@ -32,7 +32,7 @@ def add_lora(
     target_modules: Sequence[str] = (),
     rslora: bool = False,
     dora: bool = False,
-    text_encoder: "torch.nn.Module | None" = None,
+    text_encoders: "Sequence[torch.nn.Module]" = (),
     family: str = "stable_diffusion",
 ) -> "list[torch.nn.Parameter]":
     """Freezes the models, puts fresh LoRA layers into them, and gives the layers' parameters (float32, to be trained).
@@ -47,10 +47,8 @@ def add_lora(
 
     described = get_family(family)
     targets = list(target_modules) or list(described.lora_targets)
-    _check_targets(unet, targets)
-    models = [(unet, targets)]
-    if text_encoder is not None:
-        models.append((text_encoder, list(described.text_encoder_lora_targets)))
+    _check_targets(denoiser, targets)
+    models = [(denoiser, targets), *((each, list(described.text_encoder_lora_targets)) for each in text_encoders)]
     parameters: list[torch.nn.Parameter] = []
     for model, names in models:
         model.requires_grad_(False)
@@ -71,45 +69,39 @@ def add_lora(
     return parameters
 
 
-def adaptable_modules(unet: "torch.nn.Module") -> list[str]:
+def adaptable_modules(denoiser: "torch.nn.Module") -> list[str]:
     """The module names that a LoRA can adapt, each once however many blocks have it."""
     import torch
 
     kinds = (torch.nn.Linear, torch.nn.Conv2d)
-    names = (name for name, module in unet.named_modules() if isinstance(module, kinds))
+    names = (name for name, module in denoiser.named_modules() if isinstance(module, kinds))
     return sorted({_short(name) for name in names})
 
 
-def lora_state_dict(
-    unet: "torch.nn.Module | None" = None, text_encoder: "torch.nn.Module | None" = None
-) -> "dict[str, torch.Tensor]":
-    """The trained layers, contiguous on the CPU, under the keys of diffusers' layout."""
+def lora_state_dict(**adapted: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+    """The trained layers of the models, given by their names in the pipeline, contiguous on the CPU, under the keys of
+    diffusers' layout."""
     from peft import get_peft_model_state_dict
 
     tensors: dict[str, torch.Tensor] = {}
-    for prefix, model in _adapted(unet, text_encoder):
+    for prefix, model in _prefixed(adapted):
         for key, value in get_peft_model_state_dict(model, adapter_name=TRAINED).items():
             tensors[prefix + key] = value.detach().contiguous().cpu()
     return tensors
 
 
-def save_lora(
-    folder: Path,
-    *,
-    unet: "torch.nn.Module | None" = None,
-    text_encoder: "torch.nn.Module | None" = None,
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """Writes the file into `folder` and gives its path. `metadata` joins the adapters' configuration in the header."""
+def save_lora(folder: Path, *, metadata: Mapping[str, str] | None = None, **adapted: "torch.nn.Module") -> Path:
+    """Writes the trained layers of the models, which are given by their names in the pipeline, into `folder`; gives the
+    file's path. `metadata` joins the adapters' configuration in the header."""
     from safetensors.torch import save_file
 
     adapters: dict[str, Any] = {}
-    for prefix, model in _adapted(unet, text_encoder):
+    for prefix, model in _prefixed(adapted):
         config = cast(Any, model).peft_config[TRAINED].to_dict()
         adapters |= {prefix.split(".")[0] + "." + key: _plain(value) for key, value in config.items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(adapters, sort_keys=True), **(metadata or {})}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(lora_state_dict(unet, text_encoder), folder / FILE_NAME, metadata=header)
+    save_file(lora_state_dict(**adapted), folder / FILE_NAME, metadata=header)
     return folder / FILE_NAME
 
 
@@ -119,22 +111,26 @@ def load_loras(components: Components, loras: Iterable[tuple[str, Path]]) -> Non
     Raises WeightsUnavailable for a file that is missing or damaged, and FailedPrecondition (LORA_MISMATCH) for a LoRA
     of another architecture; that LoRA is then in none of the models.
     """
-    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Loader
+    from diffusers.loaders.lora_base import _load_lora_into_text_encoder
 
+    family = components.family
     for name, path in loras:
-        tensors, alphas, metadata = _read(path)
+        tensors, alphas, metadata = _read(path, components)
         _check_shapes(components, tensors, path)
+        # diffusers takes the header's configuration, or alphas beside the layers, and not both.
+        about = {"adapter_name": name, "network_alphas": alphas or None, "metadata": metadata}
         try:
-            if any(key.startswith("unet.") for key in tensors):
-                Loader.load_lora_into_unet(tensors, alphas, components.unet, adapter_name=name, metadata=metadata)
-            if any(key.startswith("text_encoder.") for key in tensors):
-                Loader.load_lora_into_text_encoder(
-                    tensors, alphas, components.text_encoder, adapter_name=name, metadata=metadata
-                )
+            for part, model in components.adaptable.items():
+                if not any(key.startswith(f"{part}.") for key in tensors):
+                    continue
+                if part == family.denoiser:
+                    cast(Any, model).load_lora_adapter(tensors, prefix=part, **about)
+                else:
+                    _load_lora_into_text_encoder(tensors, text_encoder=model, prefix=part, **about)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             remove_lora(components, name)
             raise FailedPrecondition(f"{path.name} does not fit the model: {error}", reason="LORA_MISMATCH") from error
-        for model in (components.unet, components.text_encoder):
+        for model in components.adaptable.values():
             model.requires_grad_(False)
             model.eval()
     set_lora_weights(components, {})
@@ -142,7 +138,7 @@ def load_loras(components: Components, loras: Iterable[tuple[str, Path]]) -> Non
 
 def set_lora_weights(components: Components, weights: Mapping[str, float]) -> None:
     """Makes exactly the named adapters act, each scaled by its weight; weight 0, like no name, leaves one out whole."""
-    for model in (components.unet, components.text_encoder):
+    for model in components.adaptable.values():
         present = getattr(model, "peft_config", {})
         acting = {name: weight for name, weight in weights.items() if name in present and weight != 0}
         _set_weights(model, acting)
@@ -152,7 +148,7 @@ def remove_lora(components: Components, name: str) -> None:
     """Takes an adapter out of the models and frees its memory; no such adapter is no error."""
     from diffusers.utils.peft_utils import delete_adapter_layers
 
-    for model in (components.unet, components.text_encoder):
+    for model in components.adaptable.values():
         if name in getattr(model, "peft_config", {}):
             delete_adapter_layers(model, name)
             getattr(model, "peft_config", {}).pop(name, None)
@@ -172,14 +168,14 @@ def _set_weights(model: "torch.nn.Module", weights: Mapping[str, float]) -> None
                     layer.set_scale(name, weights[name])
 
 
-def _check_targets(unet: "torch.nn.Module", targets: Sequence[str]) -> None:
+def _check_targets(denoiser: "torch.nn.Module", targets: Sequence[str]) -> None:
     import torch
 
     kinds = (torch.nn.Linear, torch.nn.Conv2d)
-    names = [name for name, module in unet.named_modules() if isinstance(module, kinds)]
+    names = [name for name, module in denoiser.named_modules() if isinstance(module, kinds)]
     for target in targets:
         if not any(name == target or name.endswith("." + target) for name in names):
-            exist = ", ".join(adaptable_modules(unet))
+            exist = ", ".join(adaptable_modules(denoiser))
             raise InvalidArgument(
                 f"the denoiser has no module '{target}' to adapt; it has {exist}", field=TARGETS_FIELD
             )
@@ -190,14 +186,13 @@ def _short(name: str) -> str:
     return re.search(r"(to_out\.\d+|ff\.net\.\d+(\.proj)?|[^.]+)$", name)[0]  # type: ignore[index]  # [^.]+ always fits
 
 
-def _adapted(
-    unet: "torch.nn.Module | None", text_encoder: "torch.nn.Module | None"
-) -> "list[tuple[str, torch.nn.Module]]":
+def _prefixed(adapted: "Mapping[str, torch.nn.Module]") -> "Iterator[tuple[str, torch.nn.Module]]":
     """The models that have a trained adapter, with the prefix of their keys."""
-    # Files have always said `text_model.`; newer text encoders have lost that level.
-    inner = "text_encoder." if hasattr(text_encoder, "text_model") else "text_encoder.text_model."
-    pairs = [("unet.", unet), (inner, text_encoder)]
-    return [(prefix, model) for prefix, model in pairs if model is not None and hasattr(model, "peft_config")]
+    for name, model in adapted.items():
+        if hasattr(model, "peft_config"):
+            # Files have always said `text_model.`; newer text encoders have lost that level.
+            lost = name.startswith("text_encoder") and not hasattr(model, "text_model")
+            yield (f"{name}.text_model." if lost else f"{name}."), model
 
 
 def _plain(value: object) -> object:
@@ -209,9 +204,11 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]":
+def _read(
+    path: Path, components: Components
+) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]":
     """Tensors in diffusers' keys, kohya's alphas if they came so, and the header's configuration if there is one."""
-    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Loader
+    from diffusers.loaders import lora_pipeline
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
@@ -222,7 +219,12 @@ def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         metadata = json.loads(header["lora_adapter_metadata"]) if "lora_adapter_metadata" in header else None
-        tensors, alphas = Loader.lora_state_dict(raw)
+        reader = getattr(lora_pipeline, components.family.lora_reader)
+        # kohya's files of SDXL call the blocks as its authors did: the UNet's config says which are which.
+        told = {"unet_config": components.denoiser.config} if components.family.denoiser == "unet" else {}
+        read = reader.lora_state_dict(raw, **told)
+        # Some readers find alphas beside the layers, others put them into the layers.
+        tensors, alphas = read if isinstance(read, tuple) else (read, None)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise WeightsUnavailable(f"{path.name} cannot be read: {error}") from error
     return tensors, alphas, metadata
@@ -230,18 +232,18 @@ def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None
 
 def _check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     """Raises FailedPrecondition unless every A and B fits a module that is there."""
-    models: dict[str, Any] = {"unet": components.unet, "text_encoder": components.text_encoder}
+    models: dict[str, Any] = components.adaptable
     modules = {name: dict(model.named_modules()) for name, model in models.items()}
     pairs = [key for key in tensors if key.endswith((".lora_A.weight", ".lora_B.weight"))]
     magnitudes = [key for key in tensors if ".lora_magnitude_vector" in key]  # DoRA's, a vector beside each pair
-    ours = [key for key in tensors if key.startswith(("unet.", "text_encoder."))]
+    ours = [key for key in tensors if key.startswith(tuple(f"{name}." for name in models))]
     # Older layouts have no pairs here; diffusers knows and converts them, and checks them itself.
     if not ours or len(ours) != len(tensors) or (pairs and len(pairs) + len(magnitudes) != len(tensors)):
         raise FailedPrecondition(f"{path.name} holds no LoRA that is known here", reason="LORA_MISMATCH")
     for key in pairs:
         prefix, _, name = key.partition(".")
         name, side = name.rsplit(".", 2)[0], 1 if ".lora_A." in key else 0
-        if prefix == "text_encoder" and not hasattr(components.text_encoder, "text_model"):
+        if prefix in components.family.text_encoders and not hasattr(models[prefix], "text_model"):
             name = name.removeprefix("text_model.")
         module = modules.get(prefix, {}).get(name)
         weight = getattr(getattr(module, "base_layer", module), "weight", None)

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from services.diffusion.families.family import Conditioning
+from services.diffusion.geometry import as_rows, whole
 from services.diffusion.load import Components
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ def denoise(
     components: Components,
     scheduler: "SchedulerMixin",
     *,
-    prompt_embeds: "torch.Tensor",
-    negative_embeds: "torch.Tensor | None" = None,
+    said: Conditioning,
+    unsaid: Conditioning | None = None,
     seeds: Sequence[int],
     width: int,
     height: int,
@@ -36,11 +39,12 @@ def denoise(
 ) -> Iterator[Step]:
     """Draws `len(seeds)` latents together, yielding after every pass; the last step's latents are the result.
 
-    `prompt_embeds` and `negative_embeds` are (1, T, D) or (B, T, D). Guidance (Ho and Salimans 2022) acts when its
-    scale is above 1, and then wants `negative_embeds`. Image i's noise, at the start and in stochastic samplers, comes
+    `said` is what the pictures shall show and `unsaid` what guidance leads away from (of `encode_prompts`, one row for
+    all or one each). Guidance (Ho and Salimans 2022) acts when its
+    scale is above 1, and then wants `unsaid`. Image i's noise, at the start and in stochastic samplers, comes
     from a generator of its own seeded with `seeds[i]`, on the CPU and in float32, so that a seed means the same
     everywhere and whatever else is in the batch. `width` and `height` are pixels, multiples of
-    `components.size_multiple`. The scheduler works in float32 whatever the denoiser's precision. Leaving the generator
+    `components.size.multiple`. The scheduler works in float32 whatever the denoiser's precision. Leaving the generator
     ends the work.
     """
     import torch
@@ -48,32 +52,42 @@ def denoise(
     device, dtype = components.device, components.dtype
     batch = len(seeds)
     guided = guidance_scale > 1
-    embeds = prompt_embeds.expand(batch, -1, -1)
-    if guided:
-        if negative_embeds is None:
-            raise ValueError("guidance wants negative_embeds")
-        embeds = torch.cat([negative_embeds.expand(batch, -1, -1), embeds])
-    embeds = embeds.to(device, dtype).contiguous()
+    if guided and unsaid is None:
+        raise ValueError("guidance wants what it leads away from")
+    conditioning = _together([*([unsaid] if guided and unsaid else []), said], batch, device, dtype)
+    conditioning["geometry"] = as_rows([whole(width, height)] * batch * (2 if guided else 1), device)
 
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    shape = (1, components.unet.config.in_channels, height // components.vae_factor, width // components.vae_factor)
+    factor = components.size.vae_factor
+    shape = (1, components.vae.config.latent_channels, height // factor, width // factor)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(device)
     sampler: Any = scheduler
     sampler.set_timesteps(steps, device=device)
-    latents = noise * sampler.init_noise_sigma
+    latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
     extra = _step_arguments(sampler, generators)
     total = len(sampler.timesteps)
     for index, timestep in enumerate(sampler.timesteps, start=1):
         with torch.no_grad():
-            scaled = sampler.scale_model_input(latents, timestep)
+            scaled = sampler.scale_model_input(latents, timestep) if hasattr(sampler, "scale_model_input") else latents
             entry = torch.cat([scaled, scaled]) if guided else scaled
-            output = components.unet(entry.to(dtype), timestep, encoder_hidden_states=embeds, return_dict=False)[
-                0
-            ].float()
+            output = components.family.predict(components, entry.to(dtype), timestep, conditioning).float()
             if guided:
                 output = _guide(output, guidance_scale, guidance_rescale)
             latents = sampler.step(output, timestep, latents, **extra, return_dict=False)[0]
-        yield Step(index, total, latents, _original(sampler, scaled, output, timestep))
+        yield Step(index, total, latents, partial(components.family.original, sampler, scaled, output, timestep))
+
+
+def _together(
+    parts: Sequence[Conditioning], batch: int, device: "torch.device", dtype: "torch.dtype"
+) -> "dict[str, torch.Tensor]":
+    """`batch` rows of each of the parts, one part behind the other."""
+    import torch
+
+    together = {}
+    for name in parts[0]:
+        rows = [part[name].expand(batch, *part[name].shape[1:]) for part in parts]
+        together[name] = torch.cat(rows).to(device, dtype).contiguous()
+    return together
 
 
 def _guide(output: "torch.Tensor", scale: float, rescale: float) -> "torch.Tensor":
@@ -92,27 +106,3 @@ def _step_arguments(scheduler: Any, generators: "list[torch.Generator]") -> dict
     import inspect
 
     return {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-
-
-def _original(
-    scheduler: Any, scaled: "torch.Tensor", output: "torch.Tensor", timestep: "torch.Tensor"
-) -> "Callable[[], torch.Tensor]":
-    """x_0 out of x_t and the prediction, when it is asked for.
-
-    `scaled` is the denoiser's own input, which is variance preserving under every scheduler, so one formula serves all.
-    """
-
-    def predict() -> "torch.Tensor":
-        original: torch.Tensor
-        alpha = scheduler.alphas_cumprod[int(timestep)].to(scaled)
-        root, noise_root = alpha.clamp(min=2**-24) ** 0.5, (1 - alpha) ** 0.5
-        match scheduler.config.prediction_type:
-            case "epsilon":
-                original = (scaled - noise_root * output) / root
-            case "v_prediction":
-                original = root * scaled - noise_root * output
-            case _:
-                original = output
-        return original
-
-    return predict

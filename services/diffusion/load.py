@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.common.errors import FailedPrecondition
 from services.diffusion.families import get_family
-from services.diffusion.families.family import Family, Part
+from services.diffusion.families.family import Family, Part, Size
 from services.diffusion.weights import WeightsUnavailable
 
 if TYPE_CHECKING:
@@ -20,33 +20,64 @@ class Components:
     """A loaded pipeline, taken apart. Modules are in eval mode, without gradients."""
 
     family: Family
-    tokenizer: Any  # CLIPTokenizer
-    # Any, since mypy cannot see through the decorators and metaclasses of these classes.
-    text_encoder: Any  # CLIPTextModel
-    vae: Any  # AutoencoderKL
-    unet: Any  # UNet2DConditionModel
+    parts: Mapping[str, Any]
+    """The loaded parts by name, tokenizers among them; optional ones may be missing. Any, since mypy cannot see through
+    the decorators and metaclasses of these classes."""
     scheduler_class: str  # the diffusers class that the model was published with
     scheduler_config: Mapping[str, Any]
-    size_multiple: int  # pixels: sides that are multiples of it never meet an odd latent
-    native_size: int  # pixels a side
-    vae_factor: int  # pixels a latent, along a side
+    size: Size
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the pipeline's model_index.json says beside its parts."""
+
+    @property
+    def denoiser(self) -> Any:
+        """What is trained, and asked at every step."""
+        return self.parts[self.family.denoiser]
+
+    @property
+    def vae(self) -> Any:
+        return self.parts["vae"]
+
+    @property
+    def text_encoders(self) -> list[Any]:
+        """Those that may be trained with the denoiser."""
+        return [self.parts[name] for name in self.family.text_encoders]
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        return [self.parts[name] for name in self.family.tokenizers]
+
+    @property
+    def modules(self) -> "dict[str, torch.nn.Module]":
+        """The parts that have weights."""
+        return {
+            part.name: self.parts[part.name] for part in self.family.parts if part.weights and part.name in self.parts
+        }
+
+    @property
+    def adaptable(self) -> "dict[str, torch.nn.Module]":
+        """The parts that a LoRA may adapt, under the names that are the prefixes of its keys."""
+        return {name: self.parts[name] for name in (self.family.denoiser, *self.family.text_encoders)}
 
     @property
     def device(self) -> "torch.device":
-        device: torch.device = self.unet.device
+        device: torch.device = self.denoiser.device
         return device
 
     @property
     def dtype(self) -> "torch.dtype":
-        dtype: torch.dtype = self.unet.dtype
+        dtype: torch.dtype = self.denoiser.dtype
         return dtype
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of all parameters and buffers."""
-        modules = (self.text_encoder, self.vae, self.unet)
-        tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+        tensors = (each for module in self.modules.values() for each in (*module.parameters(), *module.buffers()))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def with_parts(self, **parts: Any) -> "Components":
+        """The same with other parts in the places of some."""
+        return replace(self, parts={**self.parts, **parts})
 
 
 def load_components(
@@ -58,42 +89,23 @@ def load_components(
     Raises WeightsUnavailable naming the file that is missing or damaged, and FailedPrecondition for another family.
     """
     described = get_family(family)
-    homes = {part.name: _find_part(part, folders) for part in described.parts}
+    homes = _find_parts(described, folders)
     _quieten()
-    loaded = {
-        part.name: _load_part(part, homes[part.name], dtype).to(device).eval().requires_grad_(False)
-        for part in described.parts
-        if part.weights
-    }
-    unet, vae = loaded["unet"], loaded["vae"]
-    if unet.config.time_cond_proj_dim is not None or unet.config.in_channels != vae.config.latent_channels:
-        message = (
-            "the denoiser takes more than latents and text (a distilled or an inpainting model), which is not supported"
-        )
-        raise FailedPrecondition(message, reason="FAMILY_UNSUPPORTED")
+    parts: dict[str, Any] = {}
+    for part in described.parts:
+        home = homes.get(part.name)
+        if home is None or part.name == "scheduler":
+            continue
+        if part.weights:
+            parts[part.name] = _load_part(part, home, dtype).to(device).eval().requires_grad_(False)
+        else:
+            parts[part.name] = _load_helper(part, home)
+    denoiser, vae = parts[described.denoiser], parts["vae"]
+    if reason := described.unsupported(denoiser.config, vae.config):
+        raise FailedPrecondition(f"{reason}, which is not supported", reason="FAMILY_UNSUPPORTED")
     scheduler_class, scheduler_config = _load_scheduler(described, homes["scheduler"])
-    size = _size(unet.config, vae.config)
-    return Components(
-        family=described,
-        tokenizer=_load_tokenizer(homes["tokenizer"]),
-        text_encoder=loaded["text_encoder"],
-        vae=vae,
-        unet=unet,
-        scheduler_class=scheduler_class,
-        scheduler_config=scheduler_config,
-        size_multiple=size.multiple,
-        native_size=size.native,
-        vae_factor=size.vae_factor,
-    )
-
-
-@dataclass(frozen=True)
-class Size:
-    """Which sizes a model draws, in pixels."""
-
-    multiple: int
-    native: int
-    vae_factor: int
+    size = described.size(denoiser.config, vae.config)
+    return Components(described, parts, scheduler_class, scheduler_config, size, _settings(folders))
 
 
 def read_size(folders: Sequence[Path], *, family: str) -> Size:
@@ -101,21 +113,24 @@ def read_size(folders: Sequence[Path], *, family: str) -> Size:
 
     Raises WeightsUnavailable naming the file that is missing, weights included.
     """
-    homes = {part.name: _find_part(part, folders) for part in get_family(family).parts}
+    described = get_family(family)
+    homes = _find_parts(described, folders)
     try:
-        unet, vae = (json.loads((homes[name] / "config.json").read_text(encoding="utf-8")) for name in ("unet", "vae"))
-        return _size(unet, vae)
+        configs = [
+            json.loads((homes[name] / "config.json").read_text(encoding="utf-8"))
+            for name in (described.denoiser, "vae")
+        ]
+        return described.size(*configs)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsUnavailable(f"the model's config.json cannot be read: {error}") from error
 
 
-def _size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Size:
-    """Every level but the last halves the sides, in the VAE and in the UNet."""
-    vae_factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    sample_size = unet["sample_size"]
-    side = sample_size if isinstance(sample_size, int) else sample_size[0]
-    multiple = vae_factor * 2 ** (len(unet["down_block_types"]) - 1)
-    return Size(multiple, side * vae_factor, vae_factor)
+def _find_parts(family: Family, folders: Sequence[Path]) -> dict[str, Path]:
+    """Where each part is; optional ones that are nowhere are left out."""
+    there = [
+        part for part in family.parts if not part.optional or any((folder / part.name).is_dir() for folder in folders)
+    ]
+    return {part.name: _find_part(part, folders) for part in there}
 
 
 def _find_part(part: Part, folders: Sequence[Path]) -> Path:
@@ -169,13 +184,29 @@ def _load_part(part: Part, home: Path, dtype: "torch.dtype") -> Any:
     return module
 
 
-def _load_tokenizer(home: Path) -> Any:
-    from transformers import CLIPTokenizer
+def _load_helper(part: Part, home: Path) -> Any:
+    """A part without weights: a tokenizer, or what prepares pictures."""
+    import transformers
 
     try:
-        return CLIPTokenizer.from_pretrained(home, local_files_only=True)
+        return getattr(transformers, part.class_name).from_pretrained(home, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsUnavailable(f"tokenizer/vocab.json cannot be read: {error}") from error
+        raise WeightsUnavailable(f"{part.name}/{part.files[0]} cannot be read: {error}") from error
+
+
+def _settings(folders: Sequence[Path]) -> dict[str, Any]:
+    """The plain values of the nearest model_index.json; a part's class is a list there."""
+    for folder in folders:
+        try:
+            index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise WeightsUnavailable(f"model_index.json cannot be read: {error}") from error
+        return {
+            name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)
+        }
+    return {}
 
 
 def _load_scheduler(family: Family, home: Path) -> tuple[str, dict[str, Any]]:

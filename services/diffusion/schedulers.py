@@ -63,7 +63,8 @@ SAMPLERS: dict[str, Sampler] = {
 def make_scheduler(components: Components, name: str | None = None, *, steps: int | None = None) -> "SchedulerMixin":
     """A fresh scheduler for one drawing; None means the one that the model was published with.
 
-    Raises InvalidArgument naming `settings.steps` where the sampler cannot take so many.
+    Raises InvalidArgument naming `settings.steps` where the sampler cannot take so many, and `settings.scheduler` for
+    one that the family cannot draw with.
     """
     import diffusers
 
@@ -72,6 +73,12 @@ def make_scheduler(components: Components, name: str | None = None, *, steps: in
             components.scheduler_config
         )
         return published
+    if not components.family.has_noise_schedule:
+        if name == components.family.sampler:
+            return make_scheduler(components, steps=steps)
+        own = SAMPLERS[components.family.sampler].display_name
+        message = f"this model draws with its own {own}, and not with {SAMPLERS[name].display_name}"
+        raise InvalidArgument(message, field="settings.scheduler")
     sampler = SAMPLERS[name]
     config = components.scheduler_config
     if steps is not None and sampler.max_steps is not None and steps > sampler.max_steps:
@@ -88,6 +95,8 @@ def display_name(components: Components, name: str | None) -> str:
     """The sampler's name as people know it; for None, that of the scheduler that the model was published with."""
     if name is not None:
         return SAMPLERS[name].display_name
+    if not components.family.has_noise_schedule:
+        return SAMPLERS[components.family.sampler].display_name
     known = {sampler.class_name: sampler for sampler in reversed(SAMPLERS.values())}
     if components.scheduler_config.get("use_karras_sigmas"):
         known["DPMSolverMultistepScheduler"] = SAMPLERS["dpmpp_2m_karras"]

@@ -100,7 +100,8 @@ def hub_files(family: str) -> list[str]:
     names = ["model_index.json"]
     for part in get_family(family).parts:
         names += [f"{part.name}/*.json", f"{part.name}/*.txt"]
-        names += [f"{part.name}/{part.weights}"] if part.weights else []
+        if part.weights:  # whole, or in shards
+            names += [f"{part.name}/{part.weights}", f"{part.name}/{Path(part.weights).stem}-*-of-*.safetensors"]
     return names
 
 

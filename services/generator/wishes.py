@@ -3,7 +3,7 @@
 import secrets
 
 from services.common.errors import InvalidArgument
-from services.diffusion.load import Size
+from services.diffusion.families.family import Size
 from services.generator.domain import (
     DEFAULT_GUIDANCE,
     DEFAULT_STEPS,

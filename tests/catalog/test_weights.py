@@ -40,17 +40,17 @@ def make_lora(pipeline: Path, folder: Path, *, text_encoder: bool = True, **opti
     with torch.random.fork_rng():
         torch.manual_seed(3)
         parameters = add_lora(
-            components.unet,
+            components.denoiser,
             rank=4,
             alpha=2.0,
-            text_encoder=components.text_encoder if text_encoder else None,
+            text_encoders=components.text_encoders if text_encoder else (),
             **options,
         )
         for parameter in parameters:
             parameter.data.normal_(std=0.3)
     record = {"ss_network_dim": "4", "ss_network_alpha": "2.0", "ss_seed": "7", "modelspec.trigger_phrase": "inkstyle"}
-    encoder = components.text_encoder if text_encoder else None
-    return save_lora(folder, unet=components.unet, text_encoder=encoder, metadata=record)
+    adapted = components.adaptable if text_encoder else {"unet": components.denoiser}
+    return save_lora(folder, metadata=record, **adapted)
 
 
 async def base_model(catalog: Catalog, blobs: BlobStore, pipeline: Path) -> int:
@@ -164,7 +164,7 @@ async def test_what_comes_back_from_kohyas_layout_is_drawn_by_the_generators_loa
         load_loras(components, [("one", path)])
         set_lora_weights(components, {"one": 1.0})
         with torch.no_grad():
-            return components.unet(*INPUTS).sample
+            return components.denoiser(*INPUTS).sample
 
     torch.testing.assert_close(drawn(tmp_path / "back" / file.path), drawn(ours), atol=1e-5, rtol=1e-4)
 

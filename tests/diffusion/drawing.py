@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from services.diffusion.denoise import denoise
-from services.diffusion.encode import decode_latents, encode_prompts
+from services.diffusion.encode import decode_latents, encode_prompts, some_of
 from services.diffusion.load import Components
 from services.diffusion.schedulers import make_scheduler
 
@@ -23,12 +23,12 @@ def draw(
     seeds: tuple[int, ...] = SEEDS,
 ) -> np.ndarray:
     """(B, H, W, 3) int, by this project."""
-    embeds = encode_prompts(components, [PROMPT, NEGATIVE])
+    words = encode_prompts(components, [PROMPT, NEGATIVE])
     for step in denoise(
         components,
         make_scheduler(components, sampler, steps=steps),
-        prompt_embeds=embeds[:1],
-        negative_embeds=embeds[1:],
+        said=some_of(words, slice(0, 1)),
+        unsaid=some_of(words, slice(1, 2)),
         seeds=seeds,
         width=WIDTH,
         height=HEIGHT,
@@ -41,9 +41,9 @@ def draw(
 
 
 def draw_plain(
-    pipeline: Any, scheduler: Any = None, *, guidance: float = 7.5, rescale: float = 0.0, steps: int = 5
+    pipeline: Any, scheduler: Any = None, *, guidance: float = 7.5, rescale: float | None = 0.0, steps: int = 5
 ) -> np.ndarray:
-    """The same by diffusers, with a scheduler of its own."""
+    """The same by diffusers, with a scheduler of its own. `rescale` None is for pipelines that know none."""
     if scheduler is not None:
         pipeline.scheduler = scheduler
     images = pipeline(
@@ -53,8 +53,8 @@ def draw_plain(
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in SEEDS],
         num_inference_steps=steps,
         guidance_scale=guidance,
-        guidance_rescale=rescale,
         width=WIDTH,
         height=HEIGHT,
+        **({} if rescale is None else {"guidance_rescale": rescale}),
     ).images
     return np.stack([np.asarray(image) for image in images]).astype(int)

@@ -73,10 +73,12 @@ def test_diffusers_loads_the_file_and_draws_the_same(
     tiny_folder: Path, components: Components, plain: Any, tmp_path: Path, alpha: float, text_too: bool
 ) -> None:
     unet = unet_of(tiny_folder)
-    text_encoder = CLIPTextModel.from_pretrained(tiny_folder / "text_encoder") if text_too else None
+    adapted = {"unet": unet}
+    if text_too:
+        adapted["text_encoder"] = CLIPTextModel.from_pretrained(tiny_folder / "text_encoder")
     targets = ["to_q", "to_out.0", "conv1", "proj_in"]
-    fill(add_lora(unet, rank=4, alpha=alpha, target_modules=targets, text_encoder=text_encoder))
-    file = save_lora(tmp_path, unet=unet, text_encoder=text_encoder, metadata={"made_by": "a test"})
+    fill(add_lora(unet, rank=4, alpha=alpha, target_modules=targets, text_encoders=list(adapted.values())[1:]))
+    file = save_lora(tmp_path, metadata={"made_by": "a test"}, **adapted)
     assert file.name == FILE_NAME
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()

@@ -82,10 +82,10 @@ def test_leaving_the_generator_ends_the_work(components: Components) -> None:
         nonlocal calls
         calls += 1
 
-    components.unet.register_forward_hook(count)
-    embeds = encode_prompts(components, ["a cat"])
+    components.denoiser.register_forward_hook(count)
+    words = encode_prompts(components, ["a cat"])
     steps = denoise(
-        components, make_scheduler(components), prompt_embeds=embeds, seeds=[1], width=64, height=64, steps=50,
+        components, make_scheduler(components), said=words, seeds=[1], width=64, height=64, steps=50,
         guidance_scale=1.0,
     )  # fmt: skip
     next(steps)
@@ -98,10 +98,10 @@ def test_leaving_the_generator_ends_the_work(components: Components) -> None:
 def test_the_predicted_original_ends_at_the_picture(pair: tuple[Components, Any], sampler: str) -> None:
     """The last preview shows what the picture will be: a deterministic sampler's last step goes to the prediction."""
     ours, _ = pair
-    embeds = encode_prompts(ours, ["a cat"])
+    words = encode_prompts(ours, ["a cat"])
     steps = list(
         denoise(
-            ours, make_scheduler(ours, sampler), prompt_embeds=embeds, seeds=[1], width=64, height=64, steps=30,
+            ours, make_scheduler(ours, sampler), said=words, seeds=[1], width=64, height=64, steps=30,
             guidance_scale=1.0,
         )
     )  # fmt: skip
@@ -116,12 +116,12 @@ def test_the_predicted_original_ends_at_the_picture(pair: tuple[Components, Any]
 def test_a_prompt_is_encoded_as_diffusers_encodes_it(components: Components, plain: Any) -> None:
     prompts = ["a red apple", "cat"]
     theirs, _ = plain.encode_prompt(prompts, "cpu", 1, False)
-    assert torch.allclose(encode_prompts(components, prompts), theirs, atol=1e-6)
+    assert torch.allclose(encode_prompts(components, prompts)["words"], theirs, atol=1e-6)
 
 
 def test_what_a_prompt_loses_is_named(components: Components) -> None:
     assert cut_tokens(components, "red apple") == ""
-    fitting = " ".join(["red"] * (components.tokenizer.model_max_length - 2))
+    fitting = " ".join(["red"] * (components.tokenizers[0].model_max_length - 2))
     assert cut_tokens(components, fitting) == ""
     assert cut_tokens(components, fitting + " blue dog") == "blue dog"
 

@@ -1,9 +1,23 @@
-"""Stable Diffusion 1.x and 2.x, and every pipeline of the same classes, such as the starter model."""
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022), and every pipeline of the same classes, as the starter model."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from services.diffusion.families.family import Family, Part
+from services.diffusion.families.family import Conditioning, Family, Part, Size
+from services.diffusion.objective import original_of, schedule_of
+from services.diffusion.words import read_words
+
+if TYPE_CHECKING:
+    import torch
+
+    from services.diffusion.load import Components
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+TOKENIZER_INSTEAD = "tokenizer.json"  # all that transformers 5 saves
+UNET = Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model.safetensors", ("config.json",))
+VAE = Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model.safetensors", ("config.json",))
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def fix_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,22 +34,56 @@ def fix_scheduler_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return fixed
 
 
+def size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Size:
+    """Every level but the last halves the sides, in the VAE and in the UNet."""
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    sample_size = unet["sample_size"]
+    side = sample_size if isinstance(sample_size, int) else sample_size[0]
+    return Size(factor * 2 ** (len(unet["down_block_types"]) - 1), side * factor, factor)
+
+
+def unsupported(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
+    """A UNet that wants more than latents and text."""
+    if unet.get("time_cond_proj_dim") is not None or unet["in_channels"] != vae["latent_channels"]:
+        return "the denoiser takes more than latents and text (a distilled or an inpainting model)"
+    return ""
+
+
+def encode_prompts(components: "Components", prompts: Sequence[str]) -> Conditioning:
+    """`words` (B, T, D): the text encoder's last hidden state."""
+    return {"words": read_words(components.tokenizers[0], components.text_encoders[0], prompts)[0]}
+
+
+def predict(
+    components: "Components", noisy: "torch.Tensor", timesteps: "torch.Tensor", conditioning: Conditioning
+) -> "torch.Tensor":
+    """The UNet's answer."""
+    words = conditioning["words"]
+    answer: torch.Tensor = components.denoiser(noisy, timesteps, encoder_hidden_states=words, return_dict=False)[0]
+    return answer
+
+
 FAMILY = Family(
     name="stable_diffusion",
     parts=(
-        Part(
-            "tokenizer",
-            "transformers",
-            "CLIPTokenizer",
-            files=("vocab.json", "merges.txt"),
-            instead="tokenizer.json",  # all that transformers 5 saves
-        ),
+        Part("tokenizer", "transformers", "CLIPTokenizer", files=TOKENIZER_FILES, instead=TOKENIZER_INSTEAD),
         Part("text_encoder", "transformers", "CLIPTextModel", "model.safetensors", ("config.json",)),
-        Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model.safetensors", ("config.json",)),
-        Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model.safetensors", ("config.json",)),
+        VAE,
+        UNET,
         Part("scheduler", "diffusers", "DDIMScheduler", files=("scheduler_config.json",)),
     ),
-    lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
-    text_encoder_lora_targets=("q_proj", "k_proj", "v_proj", "out_proj"),
+    denoiser="unet",
+    text_encoders=("text_encoder",),
+    tokenizers=("tokenizer",),
+    lora_targets=ATTENTION,
+    text_encoder_lora_targets=CLIP_ATTENTION,
+    lora_reader="StableDiffusionLoraLoaderMixin",
+    kohya_version="sd_v1",
     fix_scheduler_config=fix_scheduler_config,
+    size=size,
+    unsupported=unsupported,
+    encode_prompts=encode_prompts,
+    predict=predict,
+    objective=schedule_of,
+    original=original_of,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.diffusion.denoise import Step, denoise
-from services.diffusion.encode import cut_tokens, decode_latents, encode_prompts
+from services.diffusion.encode import cut_tokens, decode_latents, encode_prompts, some_of
 from services.diffusion.load import Components
 from services.diffusion.schedulers import display_name, make_scheduler
 from services.generator.domain import Previewed, Settings, Stepped
@@ -41,10 +41,10 @@ def draw(
     prompts = {"prompt": settings.prompt} | ({"negative_prompt": settings.negative_prompt} if guided else {})
     for name, text in prompts.items():
         if cut := cut_tokens(components, text):
-            limit = components.tokenizer.model_max_length
+            limit = components.tokenizers[0].model_max_length
             warnings.append(f"{name} has more than the {limit} tokens that the model reads; this was left out: {cut}")
     with torch.no_grad():
-        embeds = encode_prompts(components, list(prompts.values()))
+        words = encode_prompts(components, list(prompts.values()))
     sampler = display_name(components, settings.scheduler)
     for first in range(0, settings.count, batch_size):
         seeds = [settings.seed + index for index in range(first, min(first + batch_size, settings.count))]
@@ -52,8 +52,8 @@ def draw(
         for step in denoise(
             components,
             make_scheduler(components, settings.scheduler, steps=settings.steps),
-            prompt_embeds=embeds[:1],
-            negative_embeds=embeds[1:] if guided else None,
+            said=some_of(words, slice(0, 1)),
+            unsaid=some_of(words, slice(1, 2)) if guided else None,
             seeds=seeds,
             width=settings.width,
             height=settings.height,

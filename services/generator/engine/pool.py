@@ -126,7 +126,7 @@ def _order_channels_last(components: Components) -> None:
     """
     import torch
 
-    for module in (components.unet, components.vae):
+    for module in (components.denoiser, components.vae):
         module.to(memory_format=torch.channels_last)
 
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def idle_parts(components: Components, config: TrainingConfig) -> "list[torch.nn.Module]":
-    """What the caches stand for: the VAE, and the text encoder unless it is read at each step."""
+    """What the caches stand for: the VAE, and what reads words or pictures unless it is asked at each step."""
     reads = config.train_text_encoder or config.caption_shuffle
-    return [components.vae, *([] if reads else [components.text_encoder])]
+    kept = {components.family.denoiser, *(set(components.modules) - {"vae"} if reads else ())}
+    return [module for name, module in components.modules.items() if name not in kept]
 
 
 def set_aside(parts: "Sequence[torch.nn.Module]") -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from services.diffusion.encode import encode_images, encode_prompts
+from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
 from services.trainer.worker.data import Pictures
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 ENCODED_AT_ONCE = 8  # pictures or prompts; a CPU gains nothing from more, and a GPU's memory is spared
 ON_DEVICE_BYTES = 256 << 20  # a cache of embeddings up to this size lives beside the model
 
-Captions: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]"
-"""(rows (B,), captionless (B,) bool, wording (B,) int64) -> embeddings (B, T, D) on the model's device."""
+Captions: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Conditioning]"
+"""(rows (B,), captionless (B,) bool, wording (B,) int64) -> what the denoiser is told, (B, ...) each, on its device."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,9 @@ class Latents:
     masks: "torch.Tensor | None" = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(C, H, W)."""
-        channels, height, width = self.mean.shape[2:]
-        return channels, height, width
+        return tuple(self.mean.shape[2:])
 
     def sample(self, places: "torch.Tensor", flipped: "torch.Tensor", jitter: "torch.Tensor") -> "torch.Tensor":
         """(B, C, H, W) latents of the pictures at `places` (B,), at `jitter` (B, C, H, W) standard deviations."""
@@ -62,9 +62,15 @@ class TrainingSet:
     homes: tuple[int, ...]  # which of these each row is in
     places: "torch.Tensor"  # (rows,) and where
     captions: Captions
+    geometry: "torch.Tensor"  # (rows, 6), see services.diffusion.geometry
     num_images: int
     num_class_images: int = 0
     num_held_out: int = 0
+
+    def conditioning(self, rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> Conditioning:
+        """What the denoiser is told of the pictures in `rows` (B,)."""
+        said = self.captions(rows, captionless, wording)
+        return {**said, "geometry": self.geometry[rows].to(next(iter(said.values())).device)}
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -148,18 +154,18 @@ def cached_captions(components: Components, captions: Sequence[str], *, dtype: "
     distinct = list(dict.fromkeys(["", *(line for each in lines for line in each)]))
     with torch.no_grad():
         parts = [encode_prompts(components, [distinct[place] for place in part]) for part in in_parts(distinct)]
-    table = torch.cat(parts).to(dtype)
+    table = {name: torch.cat([part[name] for part in parts]).to(dtype) for name in parts[0]}
     device = components.device
-    home = device if table.nbytes <= ON_DEVICE_BYTES else torch.device("cpu")
-    table = table.to(home)
+    home = device if sum(each.nbytes for each in table.values()) <= ON_DEVICE_BYTES else torch.device("cpu")
+    table = {name: each.to(home) for name, each in table.items()}
     places = {line: place for place, line in enumerate(distinct)}
     index = torch.tensor([places[line] for each in lines for line in each])
     counts = torch.tensor([len(each) for each in lines])
     starts = counts.cumsum(0) - counts
 
-    def embed(rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> "torch.Tensor":
+    def embed(rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> Conditioning:
         chosen = index[starts[rows] + wording % counts[rows]].masked_fill(captionless, 0)
-        return table[chosen.to(home)].to(device)
+        return {name: each[chosen.to(home)].to(device) for name, each in table.items()}
 
     return embed
 
@@ -176,7 +182,7 @@ def read_captions(
     def text(row: int, wording: int) -> str:
         return reworded(captions[row], wording, keep=keep) if shuffle else lines[row][wording % len(lines[row])]
 
-    def embed(rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> "torch.Tensor":
+    def embed(rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> Conditioning:
         chosen = zip(rows.tolist(), captionless.tolist(), wording.tolist(), strict=True)
         texts = ["" if left_out else text(row, number) for row, left_out, number in chosen]
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):

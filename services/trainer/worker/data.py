@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import DataLoss, FailedPrecondition
 from services.common.pictures import PictureRefused, decode_with_mask
+from services.diffusion.geometry import scaled_to_cover
 
 if TYPE_CHECKING:
     import torch
@@ -77,10 +78,8 @@ def crop(picture: "Image", width: int, height: int) -> "Image":
     fits already keeps its pixels; a smaller one is enlarged, since every picture of a batch has one size."""
     from PIL.Image import Resampling
 
-    wide, high = picture.size
-    scale = max(width / wide, height / high)
-    if scale != 1:
-        wide, high = max(width, round(wide * scale)), max(height, round(high * scale))
+    wide, high = scaled_to_cover(*picture.size, (width, height))
+    if (wide, high) != picture.size:
         picture = picture.resize((wide, high), Resampling.LANCZOS, reducing_gap=3.0)
     left, top = (wide - width) // 2, (high - height) // 2
     return picture.crop((left, top, left + width, top + height))

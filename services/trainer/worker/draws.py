@@ -18,7 +18,7 @@ class Draws:
 
     flipped: "torch.Tensor"  # (B,) bool
     captionless: "torch.Tensor"  # (B,) bool
-    timesteps: "torch.Tensor"  # (B,) int64 in [0, T)
+    where: "torch.Tensor"  # (B,) in [0, 1), from which the objective makes timesteps
     jitter: "torch.Tensor"  # (B, C, H, W) where in the VAE's posterior the latents lie
     noise: "torch.Tensor"  # (B, C, H, W) epsilon
     wording: "torch.Tensor"  # (B,) int64, which of a caption's lines is said, and in which order its tags
@@ -28,7 +28,7 @@ class Draws:
         return Draws(
             self.flipped[rows],
             self.captionless[rows],
-            self.timesteps[rows],
+            self.where[rows],
             self.jitter[rows],
             self.noise[rows],
             self.wording[rows],
@@ -39,9 +39,8 @@ def draw_step(
     seed: int,
     step: int,
     count: int,
-    latent_shape: tuple[int, int, int],
+    latent_shape: tuple[int, ...],
     *,
-    num_timesteps: int,
     flip: bool,
     caption_dropout: float,
     noise_offset: float,
@@ -61,14 +60,15 @@ def draw_step(
     # Always all of them in this order: turning one thing on leaves the others' numbers as they were.
     noise = torch.randn(shape, generator=generator)
     jitter = torch.randn(shape, generator=generator)
-    timesteps = torch.randint(num_timesteps, (count,), generator=generator)
+    where = torch.rand((count,), generator=generator)
     coins = torch.rand((2, count), generator=generator)
-    offsets = torch.randn((count, latent_shape[0], 1, 1), generator=generator)
+    ones = [1] * (len(latent_shape) - 3)
+    offsets = torch.randn((count, *ones, latent_shape[-3], 1, 1), generator=generator)
     wording = torch.randint(2**62, (count,), generator=generator)
     return Draws(
         flipped=coins[0] < (0.5 if flip else 0.0),
         captionless=coins[1] < caption_dropout,
-        timesteps=timesteps,
+        where=where,
         jitter=jitter,
         noise=noise + noise_offset * offsets if noise_offset else noise,
         wording=wording,

@@ -35,7 +35,6 @@ from services.trainer.worker.failures import failure_of
 from services.trainer.worker.loop import Batch, batch_loss, make_batch
 from services.trainer.worker.manifest import read_manifest
 from services.trainer.worker.methods import Trainee, captions_for, make_trainee, save_weights, trains_every_weight
-from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import make_plan
 from services.trainer.worker.prepare import (
     CLASS_STEPS,
@@ -130,8 +129,8 @@ def measure(assignment: Assignment, items: Sequence[Item], places: Places) -> Fo
 def _require_room(components: Components, method: Method, config: TrainingConfig, total: int) -> None:
     """Before a step is tried that would bring the machine down: what is needed at the very least, from the numbers of
     parameters alone. A LoRA's own are left out."""
-    learning = [components.unet] if trains_every_weight(method, config) else []
-    learning += [components.text_encoder] if learning and config.train_text_encoder else []
+    learning = [components.denoiser] if trains_every_weight(method, config) else []
+    learning += components.text_encoders if learning and config.train_text_encoder else []
     count = sum(parameter.numel() for model in learning for parameter in model.parameters())
     per = (
         4 + OPTIMIZER_BYTES[config.optimizer] + (4 if config.ema_decay else 0)
@@ -180,18 +179,17 @@ def _batch_of(pictures: TrainingSet, home: int, trainee: Trainee, config: Traini
     count = config.batch_size * (2 if prior else 1)
     here = [row for row, each in enumerate(pictures.homes) if each == home]
     rows = torch.tensor([here[place % len(here)] for place in range(count)])
-    schedule = schedule_of(trainee.components.scheduler_config)
+    objective = trainee.components.family.objective(trainee.components.scheduler_config)
     draws = draw_step(
         config.seed or 0,
         1,
         count,
         pictures.latents[home].shape,
-        num_timesteps=len(schedule),
         flip=config.random_flip,
         caption_dropout=config.caption_dropout,
         noise_offset=config.noise_offset,
     )
-    return make_batch(pictures, home, rows, draws, torch.full((count,), 1 / count), schedule, config)
+    return make_batch(pictures, home, rows, draws, torch.full((count,), 1 / count), objective, config)
 
 
 def _step(
@@ -227,7 +225,7 @@ def _draw_once(trainee: Trainee, config: TrainingConfig, method: Method, device:
     began = time.monotonic()
     with at_hand(idle_parts(components, config), trainee.device):
         trainee.set_mode(training=False)
-        side, autocast = config.resolution or components.native_size, hardware.autocast(device, precision)
+        side, autocast = config.resolution or components.size.native, hardware.autocast(device, precision)
         pictures: Iterator[torch.Tensor | None] = draw(
             components, [""] * together, [0] * together, side=side, steps=1, guidance_scale=7.5, autocast=autocast
         )

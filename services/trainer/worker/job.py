@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from services.common.errors import FailedPrecondition
+from services.diffusion.objective import Objective
 from services.trainer.domain import (
     LAYOUT_LORA,
     LAYOUT_PIPELINE,
@@ -33,7 +34,6 @@ from services.trainer.worker.data import Item, needs_enlarging
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee, captions_for, make_trainee, training_record
-from services.trainer.worker.objective import NoiseSchedule, schedule_of
 from services.trainer.worker.plan import Plan, make_plan
 from services.trainer.worker.prepare import Places, load_bases, make_training_set, with_resolution
 from services.trainer.worker.samples import draw_samples
@@ -51,7 +51,7 @@ class Run:
     config: TrainingConfig  # with the resolution filled in
     trainee: Trainee
     pictures: TrainingSet
-    schedule: NoiseSchedule
+    objective: Objective
     plan: Plan
     judge: Judge
     places: Places
@@ -105,9 +105,10 @@ def run_job(
     yield Log(
         LogLevel.INFO, f"training {count:,} parameters for {plan.total_steps} steps in {plan.total_epochs} epochs"
     )
-    schedule, judge = schedule_of(trainee.components.scheduler_config), Judge(config.validation.patience)
+    objective = trainee.components.family.objective(trainee.components.scheduler_config)
+    judge = Judge(config.validation.patience)
     yield from _train(
-        Run(assignment, config, trainee, pictures, schedule, plan, judge, places, device, precision, pausing)
+        Run(assignment, config, trainee, pictures, objective, plan, judge, places, device, precision, pausing)
     )
 
 
@@ -138,7 +139,7 @@ def _train(run: Run) -> Iterator[Report | None]:
         trainee,
         learner,
         run.pictures,
-        run.schedule,
+        run.objective,
         config,
         plan,
         accelerator=accelerator,
@@ -159,7 +160,7 @@ def _train(run: Run) -> Iterator[Report | None]:
         last, verdict = progress.step, None
         if measure_due(last):
             with learner.averaged():
-                loss = yield from validation_loss(trainee, run.pictures, run.schedule, config, accelerator)
+                loss = yield from validation_loss(trainee, run.pictures, run.objective, config, accelerator)
             verdict = run.judge.note(last, loss, run.pictures.num_held_out)
             yield verdict
         best = verdict is not None and verdict.is_best and last < plan.total_steps

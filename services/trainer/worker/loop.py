@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from services.diffusion.objective import Objective
 from services.trainer.domain import Progress, TrainingConfig
 from services.trainer.worker.cache import TrainingSet
 from services.trainer.worker.draws import Draws, draw_step
 from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee
-from services.trainer.worker.objective import NoiseSchedule
 from services.trainer.worker.plan import Plan
 from services.trainer.worker.seeds import derive_seed
 from services.trainer.worker.state import Learner
@@ -38,7 +38,7 @@ def train(
     trainee: Trainee,
     learner: Learner,
     pictures: TrainingSet,
-    schedule: NoiseSchedule,
+    objective: Objective,
     config: TrainingConfig,
     plan: Plan,
     *,
@@ -64,7 +64,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step) * group["ratio"]
         losses: list[torch.Tensor] = []
-        for batch in step_batches(step, pictures, schedule, config, plan):
+        for batch in step_batches(step, pictures, objective, config, plan):
             with accelerator.autocast(), _dropout_from(config, step, len(losses)):
                 loss = batch_loss(trainee, pictures, batch)
             accelerator.backward(loss)
@@ -85,12 +85,12 @@ def batch_loss(trainee: Trainee, pictures: TrainingSet, batch: Batch) -> "torch.
     """The batch's share of its step's loss."""
     device = trainee.device
     noisy, timesteps, target = (_send(each, device) for each in (batch.noisy, batch.timesteps, batch.target))
-    embeddings = pictures.captions(batch.rows, batch.captionless, batch.wording)
-    prediction = trainee.components.unet(noisy, timesteps, encoder_hidden_states=embeddings, return_dict=False)[0]
+    conditioning = pictures.conditioning(batch.rows, batch.captionless, batch.wording)
+    prediction = trainee.components.family.predict(trainee.components, noisy, timesteps, conditioning)
     squares = (prediction.float() - target).square()
     if batch.mask is not None:
         squares = squares * _send(batch.mask, device)
-    errors = squares.mean(dim=(1, 2, 3))
+    errors = squares.flatten(1).mean(dim=1)
     loss: torch.Tensor = (errors * _send(batch.weights, device)).sum()
     return loss
 
@@ -115,7 +115,7 @@ def _dropout_from(config: TrainingConfig, step: int, part: int) -> Iterator[None
 
 
 def step_batches(
-    step: int, pictures: TrainingSet, schedule: NoiseSchedule, config: TrainingConfig, plan: Plan
+    step: int, pictures: TrainingSet, objective: Objective, config: TrainingConfig, plan: Plan
 ) -> Iterator[Batch]:
     """The step's pictures in the plan's batches, each picture of a subject with one of its class, if any; pictures of
     several sizes come apart.
@@ -142,7 +142,6 @@ def step_batches(
             step,
             len(those),
             pictures.latents[home].shape,
-            num_timesteps=len(schedule),
             flip=config.random_flip,
             caption_dropout=config.caption_dropout,
             noise_offset=config.noise_offset,
@@ -158,7 +157,7 @@ def step_batches(
         for home, those in members.items():
             if here := [place for place in chosen if homes[place] == home]:
                 drawn = draws[home][[those.index(place) for place in here]]
-                yield make_batch(pictures, home, torch.tensor(rows)[here], drawn, weights[here], schedule, config)
+                yield make_batch(pictures, home, torch.tensor(rows)[here], drawn, weights[here], objective, config)
 
 
 def make_batch(
@@ -167,17 +166,18 @@ def make_batch(
     rows: "torch.Tensor",
     draws: Draws,
     weights: "torch.Tensor",
-    schedule: NoiseSchedule,
+    objective: Objective,
     config: TrainingConfig,
 ) -> Batch:
     """A batch of pictures of one size, as the draws have it; `weights` before min-SNR's."""
     cached, places = pictures.latents[home], pictures.places[rows]
     latents = cached.sample(places, draws.flipped, draws.jitter)
+    times = objective.times(draws.where)
     return Batch(
-        noisy=schedule.diffuse(latents, draws.noise, draws.timesteps),
-        target=schedule.target(latents, draws.noise, draws.timesteps),
-        timesteps=draws.timesteps,
-        weights=weights * schedule.min_snr_weights(draws.timesteps, config.snr_gamma),
+        noisy=objective.diffuse(latents, draws.noise, times),
+        target=objective.target(latents, draws.noise, times),
+        timesteps=times,
+        weights=weights * objective.min_snr_weights(times, config.snr_gamma),
         rows=rows,
         captionless=draws.captionless,
         wording=draws.wording,

@@ -31,22 +31,27 @@ class Trainee:
     has_own_schedule: bool = False
     """It learns under another noise schedule or prediction than its base's, and has to be drawn with that."""
 
+    @property
+    def learning(self) -> "dict[str, torch.nn.Module]":
+        """The parts that learn or have layers that do, by their names in the pipeline."""
+        adaptable = self.components.adaptable
+        return adaptable if self.trains_text_encoder else {name: adaptable[name] for name in list(adaptable)[:1]}
+
     def groups(self, config: TrainingConfig) -> "list[tuple[list[torch.nn.Parameter], float]]":
         """The parameters by how fast they learn, as ratios to the job's learning rate: LoRA+ (Hayou et al. 2024) has
         the B matrices learn faster."""
         ratio = config.lora.plus_ratio if self.is_lora and config.lora else 1.0
         if ratio == 1:
             return [(self.parameters, 1.0)]
-        models = (self.components.unet, self.components.text_encoder)
+        models = self.components.adaptable.values()
         faster = {id(each) for model in models for name, each in model.named_parameters() if ".lora_B." in name}
         slow = [each for each in self.parameters if id(each) not in faster]
         return [(slow, 1.0), ([each for each in self.parameters if id(each) in faster], ratio)]
 
     def set_mode(self, *, training: bool) -> None:
         """Dropout and gradient checkpointing act in training mode alone."""
-        self.components.unet.train(training)
-        if self.trains_text_encoder:
-            self.components.text_encoder.train(training)
+        for model in self.learning.values():
+            model.train(training)
 
 
 def trains_every_weight(method: Method, config: TrainingConfig) -> bool:
@@ -87,50 +92,61 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
         raise ValueError("training wants a seed")
     published = components.scheduler_config
     components = with_schedule(components, config)
-    unet, text_encoder, device = components.unet, components.text_encoder, components.device
+    denoiser, text_encoders, device = components.denoiser, components.text_encoders, components.device
     trains_text = config.train_text_encoder
+    idle = [module for name, module in components.modules.items() if name not in (*components.adaptable, "vae")]
+    _keep_as(frozen, *idle)
     if trains_every_weight(method, config):
-        unet.requires_grad_(True)
-        text_encoder.requires_grad_(trains_text)
+        denoiser.requires_grad_(True)
+        for each in text_encoders:
+            each.requires_grad_(trains_text)
         if not trains_text:
-            _keep_as(frozen, text_encoder)
-        parameters = [each for model in (unet, text_encoder) for each in model.parameters() if each.requires_grad]
+            _keep_as(frozen, *text_encoders)
+        learning = components.adaptable.values()
+        parameters = [each for model in learning for each in model.parameters() if each.requires_grad]
         other = components.scheduler_config is not published
         trainee = Trainee(components, device, parameters, False, trains_text, has_own_schedule=other)
     else:
-        _keep_as(frozen, unet, text_encoder)
+        _keep_as(frozen, *components.adaptable.values())
         lora = config.lora or LoraConfig()
         with torch.random.fork_rng():  # the layers draw from the global generator
             torch.manual_seed(derive_seed(config.seed, "lora"))
             parameters = add_lora(
-                unet,
+                denoiser,
                 rank=lora.rank,
                 alpha=lora.alpha,
                 dropout=lora.dropout,
                 target_modules=lora.target_modules,
                 rslora=lora.rslora,
                 dora=lora.dora,
-                text_encoder=text_encoder if trains_text else None,
+                text_encoders=text_encoders if trains_text else (),
                 family=components.family.name,
             )
         trainee = Trainee(components, device, parameters, is_lora=True, trains_text_encoder=trains_text)
     if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-        if trains_text:
-            text_encoder.gradient_checkpointing_enable()
+        denoiser.enable_gradient_checkpointing()
+        for each in text_encoders if trains_text else ():
+            each.gradient_checkpointing_enable()
     if config.compile:
-        unet.compile_repeated_blocks()
+        if denoiser._repeated_blocks:
+            denoiser.compile_repeated_blocks()
+        else:
+            denoiser.compile()
     return trainee
 
 
 def with_schedule(components: Components, config: TrainingConfig) -> Components:
     """The same models under the prediction and the schedule's end that the job asks for; as they are where it asks for
     nothing else than they have. Raises InvalidArgument for zero terminal SNR without v-prediction."""
+    if not components.family.has_noise_schedule:
+        return components
     known = components.scheduler_config
     prediction = known.get("prediction_type", "epsilon")
     if config.prediction_type is not Prediction.MODEL:
         prediction = config.prediction_type.value
-    changes: dict[str, object] = {"prediction_type": prediction}
+    changes: dict[str, object] = {}
+    if config.prediction_type is not Prediction.MODEL:
+        changes["prediction_type"] = prediction
     scheduler_class = components.scheduler_class
     if config.zero_terminal_snr:
         if prediction == "epsilon":
@@ -206,12 +222,11 @@ def save_weights(trainee: Trainee, folder: Path, record: Mapping[str, str]) -> l
     """
     components = trainee.components
     if trainee.is_lora:
-        text_encoder = components.text_encoder if trainee.trains_text_encoder else None
-        save_lora(folder, unet=components.unet, text_encoder=text_encoder, metadata=record)
+        save_lora(folder, metadata=record, **trainee.learning)
     else:
-        _save_denoiser(components.unet, folder / "unet", record)
-        if trainee.trains_text_encoder:
-            _save_text_encoder(components.text_encoder, folder / "text_encoder", record)
+        for name, model in trainee.learning.items():
+            save = _save_denoiser if name == components.family.denoiser else _save_text_encoder
+            save(model, folder / name, record)
         if trainee.has_own_schedule:
             make_scheduler(components).save_pretrained(folder / "scheduler")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -221,12 +236,12 @@ def save_weights(trainee: Trainee, folder: Path, record: Mapping[str, str]) -> l
     return [path.relative_to(folder) for path in paths]
 
 
-def _save_denoiser(unet: "torch.nn.Module", folder: Path, record: Mapping[str, str]) -> None:
+def _save_denoiser(denoiser: "torch.nn.Module", folder: Path, record: Mapping[str, str]) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    unet.save_config(folder)  # type: ignore[operator]  # diffusers' ConfigMixin
-    tensors = {name: _halved(value) for name, value in unet.state_dict().items()}
+    denoiser.save_config(folder)  # type: ignore[operator]  # diffusers' ConfigMixin
+    tensors = {name: _halved(value) for name, value in denoiser.state_dict().items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt", **record})
 
 

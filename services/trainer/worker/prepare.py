@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from services.common.blobs import BlobStore
 from services.common.buckets import bucket_for
 from services.common.errors import InvalidArgument
+from services.diffusion.geometry import as_rows, middle_of, whole
 from services.diffusion.load import Components, load_components
 from services.diffusion.weights import fetch_hub, materialise
 from services.trainer.domain import Loading, LoadingStage, Method, Report, TrainingConfig
@@ -53,9 +54,9 @@ def load_bases(bases: Sequence[BaseModel], places: Places, device: str) -> Compo
 
 def with_resolution(config: TrainingConfig, components: Components) -> TrainingConfig:
     """With the base model's own resolution where none was asked for. Raises InvalidArgument for one it cannot have."""
-    resolution = config.resolution or components.native_size
-    if resolution % components.size_multiple:
-        message = f"{resolution} is not a multiple of {components.size_multiple}, which this base model wants"
+    resolution = config.resolution or components.size.native
+    if resolution % components.size.multiple:
+        message = f"{resolution} is not a multiple of {components.size.multiple}, which this base model wants"
         raise InvalidArgument(message, field="config.resolution")
     return replace(config, resolution=resolution)
 
@@ -110,9 +111,12 @@ def make_training_set(
         )
     else:
         embed = cached_captions(components, captions, dtype=hardware.frozen_dtype(precision))
+    side = config.resolution or components.size.native
+    cuts = [middle_of(item.width, item.height, size) for item, size in zip(items, sizes, strict=True)]
     return TrainingSet(
         *builder.build(),
         embed,
+        as_rows(cuts + [whole(side, side)] * len(class_pictures)),
         num_images=len(items) - num_held_out,
         num_class_images=len(class_pictures),
         num_held_out=num_held_out,
@@ -121,10 +125,10 @@ def make_training_set(
 
 def training_size(item: Item, config: TrainingConfig, components: Components) -> tuple[int, int]:
     """(width, height) that a picture is trained at: a square, or with buckets the nearest to its own shape."""
-    side = config.resolution or components.native_size
+    side = config.resolution or components.size.native
     if not config.aspect_buckets:
         return side, side
-    return bucket_for(item.width, item.height, resolution=side, multiple=components.size_multiple)
+    return bucket_for(item.width, item.height, resolution=side, multiple=components.size.multiple)
 
 
 def _draw_class(
@@ -138,7 +142,7 @@ def _draw_class(
         components,
         [prompt] * count,
         seeds,
-        side=config.resolution or components.native_size,
+        side=config.resolution or components.size.native,
         steps=CLASS_STEPS,
         guidance_scale=CLASS_GUIDANCE,
         autocast=autocast,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from services.common.blobs import BlobStore
 from services.diffusion.denoise import denoise
-from services.diffusion.encode import decode_latents, encode_prompts
+from services.diffusion.encode import decode_latents, encode_prompts, some_of
 from services.diffusion.load import Components
 from services.diffusion.schedulers import make_scheduler
 from services.trainer.domain import Sample, SampleConfig
@@ -35,17 +35,17 @@ def draw(
     draws."""
     import torch
 
-    multiple = components.size_multiple
+    multiple = components.size.multiple
     side = -(-side // multiple) * multiple
     with torch.no_grad():
-        embeds, negative = encode_prompts(components, prompts), encode_prompts(components, [""])
+        said, unsaid = encode_prompts(components, prompts), encode_prompts(components, [""])
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
         chosen = slice(start, start + DRAWN_AT_ONCE)
         passes = denoise(
             components,
             make_scheduler(components),
-            prompt_embeds=embeds[chosen],
-            negative_embeds=negative,
+            said=some_of(said, chosen),
+            unsaid=unsaid,
             seeds=seeds[chosen],
             width=side,
             height=side,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from services.common.blobs import BlobStore
 from services.common.errors import FailedPrecondition
 from services.common.likeness import groups, perceptual_hash
+from services.diffusion.objective import Objective
 from services.trainer.domain import Loading, LoadingStage, Report, TrainingConfig, Validation
 from services.trainer.worker.cache import TrainingSet
 from services.trainer.worker.data import Item, decode_item
 from services.trainer.worker.loop import Batch, batch_loss
 from services.trainer.worker.methods import Trainee
-from services.trainer.worker.objective import NoiseSchedule
 from services.trainer.worker.seeds import derive_seed, generator_for
 from services.trainer.worker.state import Measured
 
@@ -61,7 +61,7 @@ def hold_out(likeness: Sequence[int], share: float, seed: int) -> list[int]:
 def validation_loss(
     trainee: Trainee,
     pictures: TrainingSet,
-    schedule: NoiseSchedule,
+    objective: Objective,
     config: TrainingConfig,
     accelerator: "Accelerator",
 ) -> Generator[None, None, float]:
@@ -72,7 +72,7 @@ def validation_loss(
     total = torch.zeros((), device=trainee.device)
     trainee.set_mode(training=False)
     try:
-        for batch in _batches(pictures, schedule, config):
+        for batch in _batches(pictures, objective, config):
             with torch.no_grad(), accelerator.autocast():
                 total += batch_loss(trainee, pictures, batch)
             yield
@@ -81,7 +81,7 @@ def validation_loss(
     return float(total)
 
 
-def _batches(pictures: TrainingSet, schedule: NoiseSchedule, config: TrainingConfig) -> Iterator[Batch]:
+def _batches(pictures: TrainingSet, objective: Objective, config: TrainingConfig) -> Iterator[Batch]:
     import torch
 
     held = range(pictures.num_images, pictures.num_images + pictures.num_held_out)
@@ -90,13 +90,13 @@ def _batches(pictures: TrainingSet, schedule: NoiseSchedule, config: TrainingCon
         for start in range(0, len(passes), config.batch_size):
             some = passes[start : start + config.batch_size]
             rows = torch.tensor([row for row, _ in some])
-            noise, timesteps = zip(*(_draw(config, cached.shape, len(schedule), *each) for each in some), strict=True)
-            epsilon, times = torch.stack(noise), torch.tensor(timesteps)
+            noise, where = zip(*(_draw(config, cached.shape, *each) for each in some), strict=True)
+            epsilon, times = torch.stack(noise), objective.times(torch.stack(where))
             plain = torch.zeros(len(some), dtype=torch.long)
             latents = cached.sample(pictures.places[rows], plain, torch.zeros_like(epsilon))
             yield Batch(
-                noisy=schedule.diffuse(latents, epsilon, times),
-                target=schedule.target(latents, epsilon, times),
+                noisy=objective.diffuse(latents, epsilon, times),
+                target=objective.target(latents, epsilon, times),
                 timesteps=times,
                 weights=torch.full((len(some),), 1 / (len(held) * TIMESTEPS_EACH)),
                 rows=rows,
@@ -106,14 +106,12 @@ def _batches(pictures: TrainingSet, schedule: NoiseSchedule, config: TrainingCon
             )
 
 
-def _draw(
-    config: TrainingConfig, shape: tuple[int, int, int], num_timesteps: int, row: int, part: int
-) -> "tuple[torch.Tensor, int]":
+def _draw(config: TrainingConfig, shape: tuple[int, ...], row: int, part: int) -> "tuple[torch.Tensor, torch.Tensor]":
     import torch
 
     generator = torch.Generator().manual_seed(derive_seed(config.seed or 0, "validation", row, part))
-    where = (part + float(torch.rand((), generator=generator))) / TIMESTEPS_EACH
-    return torch.randn(shape, generator=generator), min(int(where * num_timesteps), num_timesteps - 1)
+    where = (part + torch.rand((), generator=generator)) / TIMESTEPS_EACH
+    return torch.randn(shape, generator=generator), where
 
 
 @dataclass

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.diffusion.geometry import as_rows, whole
 from services.diffusion.load import Components, load_components
+from services.diffusion.objective import schedule_of
 from services.trainer.domain import LoraConfig, Method, Progress, Schedule, TrainingConfig
 from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
 from services.trainer.worker.data import Pictures
@@ -15,7 +17,6 @@ from services.trainer.worker.hardware import make_accelerator
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee, make_trainee
-from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import make_plan
 from services.trainer.worker.state import make_learner
 from tests.tiny import SIDE, make_tiny_pipeline
@@ -94,7 +95,8 @@ def make_set(
         embed = read_captions(components, captions, learns=config.train_text_encoder, shuffle=config.caption_shuffle)
     else:
         embed = cached_captions(components, captions, dtype=torch.float32)
-    return TrainingSet(*builder.build(), embed, len(pixels) - num_class_images, num_class_images)
+    cuts = as_rows([whole(SIDE // 2, SIDE // 2)] * len(pixels))
+    return TrainingSet(*builder.build(), embed, cuts, len(pixels) - num_class_images, num_class_images)
 
 
 def run(

@@ -302,7 +302,7 @@ def test_full_training_leaves_half_precision_folders_that_plain_diffusers_loads(
         assert weights.metadata()["atelier_method"] == "full"
     whole = load_components([folder, pipeline], family="stable_diffusion", device="cpu", dtype=torch.float32)
     plain = load_components([pipeline], family="stable_diffusion", device="cpu", dtype=torch.float32)
-    pairs = zip(whole.text_encoder.parameters(), plain.text_encoder.parameters(), strict=True)
+    pairs = zip(whole.text_encoders[0].parameters(), plain.text_encoders[0].parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs) != text_encoder
     # A model trained on this one takes what it lacks from the base behind it.
     again = BaseModel(8, "mine", "stable_diffusion", "", tuple((each.path, each.sha256) for each in trained.files))

@@ -11,11 +11,11 @@ from diffusers import DDPMScheduler
 
 from services.diffusion.encode import encode_prompts
 from services.diffusion.load import Components
+from services.diffusion.objective import schedule_of
 from services.trainer.domain import DreamBoothConfig, LoraConfig, Method, Progress, TrainingConfig
 from services.trainer.worker.loop import batch_loss, step_batches, train
 from services.trainer.worker.meter import LossNotFinite, Meter
 from services.trainer.worker.methods import make_trainee
-from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import make_plan
 from services.trainer.worker.state import make_learner
 from tests.trainer.worker.conftest import CAPTIONS, make_config, make_set, run, weights_of
@@ -103,8 +103,8 @@ def test_only_the_chosen_parameters_change(
     trainee, _ = run(components, pixels, config, accelerator, method)
     changed = set()
     for name in ("unet", "text_encoder", "vae"):
-        before = dict(getattr(fresh, name).named_parameters())
-        for key, parameter in getattr(components, name).named_parameters():
+        before = dict(fresh.parts[name].named_parameters())
+        for key, parameter in components.parts[name].named_parameters():
             if ".lora_" in key:
                 if "lora_B" in key and bool(parameter.abs().max() > 0):
                     changed.add(f"{name} lora")
@@ -126,9 +126,7 @@ def test_cached_latents_and_words_give_the_loss_of_encoding_each_time(load: Load
         (batch,) = step_batches(step, pictures, schedule, config, plan)
         from services.trainer.worker.draws import draw_step
 
-        draws = draw_step(
-            7, step, 6, pictures.latents[0].shape, num_timesteps=1000, flip=True, caption_dropout=0, noise_offset=0
-        )
+        draws = draw_step(7, step, 6, pictures.latents[0].shape, flip=True, caption_dropout=0, noise_offset=0)
         rows = batch.rows.tolist()
         images = torch.stack(
             [pixels[row].flip(-1) if flip else pixels[row] for row, flip in zip(rows, draws.flipped, strict=True)]
@@ -138,10 +136,11 @@ def test_cached_latents_and_words_give_the_loss_of_encoding_each_time(load: Load
         with torch.no_grad():
             posterior = components.vae.encode(images).latent_dist
             latents = (posterior.mean + posterior.std * draws.jitter) * components.vae.config.scaling_factor
-            noisy = ddpm.add_noise(latents, draws.noise, draws.timesteps)
-            embeddings = encode_prompts(components, [CAPTIONS[row] for row in rows])
-            prediction = components.unet(noisy, draws.timesteps, encoder_hidden_states=embeddings).sample
-            target = ddpm.get_velocity(latents, draws.noise, draws.timesteps)
+            timesteps = schedule.times(draws.where)
+            noisy = ddpm.add_noise(latents, draws.noise, timesteps)
+            embeddings = encode_prompts(components, [CAPTIONS[row] for row in rows])["words"]
+            prediction = components.denoiser(noisy, timesteps, encoder_hidden_states=embeddings).sample
+            target = ddpm.get_velocity(latents, draws.noise, timesteps)
             expected = torch.nn.functional.mse_loss(prediction, target)
             cached = batch_loss(trainee, pictures, batch)
         assert float(cached) == pytest.approx(float(expected), rel=1e-4)
@@ -159,8 +158,8 @@ def test_prior_preservation_adds_the_weighted_loss_of_the_class(load: Load, pixe
     assert batch.rows[4:].tolist() == [4, 5, 4, 5]
     with torch.no_grad():
         loss = float(batch_loss(trainee, pictures, batch))
-        embeddings = pictures.captions(batch.rows, batch.captionless, batch.wording)
-        prediction = components.unet(batch.noisy, batch.timesteps, encoder_hidden_states=embeddings).sample
+        embeddings = pictures.captions(batch.rows, batch.captionless, batch.wording)["words"]
+        prediction = components.denoiser(batch.noisy, batch.timesteps, encoder_hidden_states=embeddings).sample
     errors = (prediction - batch.target) ** 2
     assert loss == pytest.approx(float(errors[:4].mean() + 0.3 * errors[4:].mean()), rel=1e-5)
 
@@ -184,7 +183,7 @@ def test_leaving_the_generator_ends_training_within_one_step(
     pictures = make_set(components, pixels, config)
     trainee = make_trainee(components, Method.LORA, config, frozen=torch.float32)
     plan, passes = make_plan(config, 6), []
-    components.unet.register_forward_hook(lambda *_: passes.append(1))
+    components.denoiser.register_forward_hook(lambda *_: passes.append(1))
     schedule = schedule_of(components.scheduler_config)
     steps = train(
         trainee,
@@ -240,8 +239,8 @@ def test_gradient_checkpointing_changes_memory_and_not_the_weights(
     plain, _ = run(load(), pixels, config, accelerator)
     components = load()
     checkpointed, _ = run(components, pixels, replace(config, gradient_checkpointing=True), accelerator)
-    assert components.unet.is_gradient_checkpointing
-    assert components.text_encoder.is_gradient_checkpointing
+    assert components.denoiser.is_gradient_checkpointing
+    assert components.text_encoders[0].is_gradient_checkpointing
     for one, two in zip(weights_of(plain), weights_of(checkpointed), strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
 

@@ -7,11 +7,11 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
+from services.diffusion.objective import schedule_of
 from services.trainer.domain import Method, Schedule
 from services.trainer.worker.data import Item, crop, needs_enlarging
 from services.trainer.worker.draws import draw_step
 from services.trainer.worker.methods import captions_for
-from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import make_plan
 from tests.trainer.worker.conftest import make_config
 
@@ -97,22 +97,22 @@ def test_min_snr_weights_are_finite_where_the_schedule_ends_in_pure_noise(predic
 
 
 def test_half_of_the_pictures_are_mirrored_and_the_asked_share_of_captions_left_out() -> None:
-    draws = draw_step(3, 1, 4000, (1, 2, 2), num_timesteps=1000, flip=True, caption_dropout=0.2, noise_offset=0.0)
+    draws = draw_step(3, 1, 4000, (1, 2, 2), flip=True, caption_dropout=0.2, noise_offset=0.0)
     assert draws.flipped.float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert draws.captionless.float().mean().item() == pytest.approx(0.2, abs=0.03)
-    assert draws.timesteps.float().mean().item() == pytest.approx(500, abs=20)
+    assert draws.where.mean().item() == pytest.approx(0.5, abs=0.02)
     both = (draws.flipped & draws.captionless).float().mean().item()
     assert both == pytest.approx(0.1, abs=0.03)
-    plain = draw_step(3, 1, 4000, (1, 2, 2), num_timesteps=1000, flip=False, caption_dropout=0.0, noise_offset=0.0)
+    plain = draw_step(3, 1, 4000, (1, 2, 2), flip=False, caption_dropout=0.0, noise_offset=0.0)
     assert not plain.flipped.any()
     assert not plain.captionless.any()
     assert torch.equal(plain.noise, draws.noise)
-    assert torch.equal(plain.timesteps, draws.timesteps)
+    assert torch.equal(plain.where, draws.where)
 
 
 def test_offset_noise_shifts_whole_channels() -> None:
-    plain = draw_step(3, 1, 64, (4, 16, 16), num_timesteps=10, flip=False, caption_dropout=0, noise_offset=0.0)
-    shifted = draw_step(3, 1, 64, (4, 16, 16), num_timesteps=10, flip=False, caption_dropout=0, noise_offset=0.1)
+    plain = draw_step(3, 1, 64, (4, 16, 16), flip=False, caption_dropout=0, noise_offset=0.0)
+    shifted = draw_step(3, 1, 64, (4, 16, 16), flip=False, caption_dropout=0, noise_offset=0.1)
     shift = shifted.noise - plain.noise
     assert float(shift.std(dim=(2, 3)).max()) < 1e-6
     assert float(shift.mean(dim=(2, 3)).std()) == pytest.approx(0.1, rel=0.2)

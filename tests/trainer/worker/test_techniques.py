@@ -11,13 +11,13 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from services.common.errors import InvalidArgument
 from services.diffusion.load import Components
+from services.diffusion.objective import schedule_of
 from services.trainer.domain import LoraConfig, Method, Optimizer, Prediction
 from services.trainer.worker.average import Average
 from services.trainer.worker.cache import reworded
 from services.trainer.worker.data import Pictures
 from services.trainer.worker.loop import batch_loss, step_batches
 from services.trainer.worker.methods import captions_for, make_trainee, save_weights
-from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.plan import make_plan
 from services.trainer.worker.state import make_learner
 from tests.tiny import make_tiny_pipeline
@@ -67,7 +67,7 @@ def test_lora_plus_moves_the_second_matrix_faster(load: Load, accelerator: "Acce
     config = make_config(lora=LoraConfig(rank=2, plus_ratio=16.0), weight_decay=0.0)
     trainee = make_trainee(load(), Method.LORA, config, frozen=torch.float32)
     learner = make_learner(trainee, config, make_plan(config, 6), accelerator)
-    named = [(name, each) for name, each in trainee.components.unet.named_parameters() if ".lora_" in name]
+    named = [(name, each) for name, each in trainee.components.denoiser.named_parameters() if ".lora_" in name]
     before = {name: each.detach().clone() for name, each in named}
     for group in learner.optimizer.param_groups:
         group["lr"] = 1e-3 * group["ratio"]
@@ -96,9 +96,9 @@ def test_dora_and_rslora_draw_in_plain_diffusers_what_they_draw_here(
     plain.load_lora_weights(tmp_path, weight_name=file.name)
     inputs = (torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 16, 32))
     with torch.no_grad():
-        ours = trainee.components.unet(*inputs).sample
+        ours = trainee.components.denoiser(*inputs).sample
         theirs = plain.unet(*inputs).sample
-        untrained = load().unet(*inputs).sample
+        untrained = load().denoiser(*inputs).sample
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)
     assert float((ours - untrained).abs().max()) > 1e-2
 
@@ -107,7 +107,7 @@ def test_rslora_scales_by_the_root_of_the_rank(load: Load) -> None:
     scalings = []
     for rslora in (False, True):
         config = make_config(lora=LoraConfig(rank=16, alpha=8.0, rslora=rslora))
-        unet = make_trainee(load(), Method.LORA, config, frozen=torch.float32).components.unet
+        unet = make_trainee(load(), Method.LORA, config, frozen=torch.float32).components.denoiser
         scalings.append({layer.scaling["default"] for layer in unet.modules() if hasattr(layer, "scaling")})
     assert scalings == [{0.5}, {2.0}]
 
@@ -265,7 +265,9 @@ def test_compiled_blocks_learn_the_same(load: Load, pixels: torch.Tensor, accele
     config = make_config(max_steps=2)
     plain, _ = run(load(), pixels, config, accelerator)
     compiled, _ = run(load(), pixels, replace(config, compile=True), accelerator)
-    block = next(each for each in compiled.components.unet.modules() if type(each).__name__ == "BasicTransformerBlock")
+    block = next(
+        each for each in compiled.components.denoiser.modules() if type(each).__name__ == "BasicTransformerBlock"
+    )
     assert block._compiled_call_impl is not None
     for one, two in zip(weights_of(plain), weights_of(compiled), strict=True):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=0)

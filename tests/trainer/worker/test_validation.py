@@ -14,6 +14,7 @@ from PIL import Image
 
 from services.common.errors import FailedPrecondition
 from services.diffusion.load import Components
+from services.diffusion.objective import schedule_of
 from services.trainer.domain import (
     Checkpoint,
     CheckpointConfig,
@@ -30,7 +31,6 @@ from services.trainer.domain import (
 )
 from services.trainer.worker.data import Item
 from services.trainer.worker.methods import make_trainee
-from services.trainer.worker.objective import schedule_of
 from services.trainer.worker.validation import Judge, hold_out, validation_loss
 from tests.trainer.worker.conftest import make_config, make_set
 from tests.trainer.worker.test_job import House, digests, house, last
