@@ -42,6 +42,7 @@ class ModelFamily(StrEnum):
     STABLE_DIFFUSION = "stable_diffusion"
     STABLE_DIFFUSION_XL = "stable_diffusion_xl"
     STABLE_VIDEO_DIFFUSION = "stable_video_diffusion"
+    STABLE_DIFFUSION_3 = "stable_diffusion_3"
 
 
 class WeightsLayout(StrEnum):

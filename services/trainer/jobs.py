@@ -11,13 +11,14 @@ from atelier.catalog.v1 import model_pb2
 
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.paging import decode_token, encode_token, page_size
+from services.diffusion import families
 from services.trainer import domain
 from services.trainer.domain import Appended, Job, JobStatus, Method, TrainingConfig
 from services.trainer.metrics import latest_attempt, thin
 from services.trainer.retention import Retention
 from services.trainer.store import JobFilter, Store
 
-FAMILIES = ("stable_diffusion",)
+FAMILIES = tuple(families.FAMILIES)
 """The model families that this version trains."""
 MAX_SEED = 2**53 - 1
 """What JSON and JavaScript can say."""
@@ -90,6 +91,7 @@ class Jobs:
         check_dataset(dataset)
         base = await self._catalog.base_model(order.base_model_id)
         check_base(base)
+        check_family(base.family, order.config)
         digest, num_items = await self._catalog.snapshot(dataset.id)
         return domain.NewJob(
             id=str(uuid.uuid4()),
@@ -344,6 +346,20 @@ def check_base(base: domain.BaseModel) -> None:
         raise FailedPrecondition(message, reason="UNSUPPORTED_FAMILY")
     if not base.is_active:
         raise FailedPrecondition(f"{named} is inactive", reason="INACTIVE_MODEL")
+
+
+def check_family(name: str, config: TrainingConfig) -> None:
+    """Raises InvalidArgument naming the settings that mean nothing to models of the family."""
+    if families.get_family(name).has_noise_schedule:
+        return
+    rule = f"means nothing to a model of the family {name}, which has no schedule of noise"
+    asked = {
+        "config.snr_gamma": config.snr_gamma > 0,
+        "config.prediction_type": config.prediction_type is not domain.Prediction.MODEL,
+        "config.zero_terminal_snr": config.zero_terminal_snr,
+    }
+    if broken := {field: rule for field, is_asked in asked.items() if is_asked}:
+        raise InvalidArgument.of(broken)
 
 
 def filled(method: Method, config: TrainingConfig, base: domain.BaseModel) -> TrainingConfig:
