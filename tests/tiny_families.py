@@ -86,6 +86,79 @@ def make_tiny_sd3(folder: Path, *, seed: int = 0) -> Path:
     return _save(folder, "StableDiffusion3Pipeline", parts, ("tokenizer", "tokenizer_2"), {})
 
 
+def make_tiny_svd(folder: Path, *, seed: int = 0) -> Path:
+    """Stable Video Diffusion."""
+    import torch
+    from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        image_encoder = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=32,
+                intermediate_size=64,
+                projection_dim=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=224,
+                patch_size=32,
+            )
+        )
+        vae = AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            block_out_channels=(32, 32, 32),
+            layers_per_block=1,
+            sample_size=SIDE,
+            scaling_factor=0.5,
+        )
+        unet = UNetSpatioTemporalConditionModel(
+            sample_size=SIDE // VAE_FACTOR,
+            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            block_out_channels=(32, 32),
+            layers_per_block=1,
+            cross_attention_dim=32,
+            num_attention_heads=(4, 4),
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=3 * 8,
+            num_frames=4,
+        )
+    scheduler = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        interpolation_type="linear",
+        prediction_type="v_prediction",
+        sigma_min=0.002,
+        sigma_max=700.0,
+        steps_offset=1,
+        timestep_spacing="leading",
+        timestep_type="continuous",
+        use_karras_sigmas=True,
+    )
+    parts = {"image_encoder": image_encoder, "unet": unet, "vae": vae, "scheduler": scheduler}
+    _save(folder, "StableVideoDiffusionPipeline", parts, (), {})
+    home = folder / "feature_extractor"
+    home.mkdir()
+    prepared = {
+        "image_processor_type": "CLIPImageProcessor",
+        "crop_size": 224,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "size": 224,
+    }
+    (home / "preprocessor_config.json").write_text(json.dumps(prepared, indent=2) + "\n", encoding="utf-8")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
 def _text_encoder(kind: str, width: int) -> Any:
     import transformers
 
@@ -138,7 +211,7 @@ def _save(
     for name in tokenizers:
         write_tokenizer(folder / name, vocabulary_of_tiny())
         index[name] = ["transformers", "CLIPTokenizer"]
-    optional = {"feature_extractor", "image_encoder"}
+    optional = {"feature_extractor", "image_encoder"} if tokenizers else set()
     if pipeline == "StableDiffusion3Pipeline":
         optional |= {"text_encoder_3", "tokenizer_3"}
     index |= {name: [None, None] for name in optional - set(index)}

@@ -34,24 +34,26 @@ def denoise(
     width: int,
     height: int,
     steps: int,
-    guidance_scale: float = 7.5,
+    guidance_scale: "float | torch.Tensor" = 7.5,
     guidance_rescale: float = 0.0,
+    noise: "torch.Tensor | None" = None,
 ) -> Iterator[Step]:
     """Draws `len(seeds)` latents together, yielding after every pass; the last step's latents are the result.
 
     `said` is what the pictures shall show and `unsaid` what guidance leads away from (of `encode_prompts`, one row for
-    all or one each). Guidance (Ho and Salimans 2022) acts when its
-    scale is above 1, and then wants `unsaid`. Image i's noise, at the start and in stochastic samplers, comes
-    from a generator of its own seeded with `seeds[i]`, on the CPU and in float32, so that a seed means the same
-    everywhere and whatever else is in the batch. `width` and `height` are pixels, multiples of
-    `components.size.multiple`. The scheduler works in float32 whatever the denoiser's precision. Leaving the generator
+    all or one each). Guidance (Ho and Salimans 2022) acts when its scale is above 1, and then wants `unsaid`. Image
+    i's noise, at the start and in stochastic samplers, comes from a generator of its own seeded with `seeds[i]`, on the
+    CPU and in float32, so that a seed means the same everywhere and whatever else is in the batch. `width` and `height`
+    are pixels, multiples of `components.size.multiple`. Where `noise` (B, ...) is given, drawing begins with that, and
+    latents have its shape: clips are drawn so, whose guidance is a tensor (F, 1, 1, 1). The scheduler works in float32
+    whatever the denoiser's precision. Leaving the generator
     ends the work.
     """
     import torch
 
     device, dtype = components.device, components.dtype
     batch = len(seeds)
-    guided = guidance_scale > 1
+    guided = bool(guidance_scale > 1) if isinstance(guidance_scale, float | int) else bool((guidance_scale > 1).any())
     if guided and unsaid is None:
         raise ValueError("guidance wants what it leads away from")
     conditioning = _together([*([unsaid] if guided and unsaid else []), said], batch, device, dtype)
@@ -60,10 +62,11 @@ def denoise(
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     factor = components.size.vae_factor
     shape = (1, components.vae.config.latent_channels, height // factor, width // factor)
-    noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+    if noise is None:
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     sampler: Any = scheduler
     sampler.set_timesteps(steps, device=device)
-    latents = noise * getattr(sampler, "init_noise_sigma", 1.0)
+    latents = noise.to(device) * getattr(sampler, "init_noise_sigma", 1.0)
     extra = _step_arguments(sampler, generators)
     total = len(sampler.timesteps)
     for index, timestep in enumerate(sampler.timesteps, start=1):
@@ -90,7 +93,7 @@ def _together(
     return together
 
 
-def _guide(output: "torch.Tensor", scale: float, rescale: float) -> "torch.Tensor":
+def _guide(output: "torch.Tensor", scale: "float | torch.Tensor", rescale: float) -> "torch.Tensor":
     """Classifier-free guidance of (2B, C, H, W), unconditional half first; rescaled as Lin et al. 2023, section 3.4."""
     negative, positive = output.chunk(2)
     guided = negative + scale * (positive - negative)

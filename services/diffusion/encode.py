@@ -52,13 +52,15 @@ def _scale_and_shift(components: Components) -> tuple[float, float]:
 
 
 def decode_latents(components: Components, latents: "torch.Tensor") -> "torch.Tensor":
-    """(B, H, W, 3) uint8 on the CPU, of scaled latents (B, C, H/f, W/f)."""
+    """(B, H, W, 3) uint8 on the CPU, of scaled latents (B, C, H/f, W/f); with an axis F behind B of a clip's."""
     import torch
 
     images: torch.Tensor
     with torch.no_grad():
         scale, shift = _scale_and_shift(components)
         latents = latents.to(components.vae.dtype) / scale + shift
-        images = components.vae.decode(latents, return_dict=False)[0]
+        together = {"num_frames": latents.shape[1]} if latents.ndim == 5 else {}
+        images = components.vae.decode(latents.flatten(0, -4), return_dict=False, **together)[0]
     images = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-    return (images.float() * 255).round().to("cpu", torch.uint8)
+    pixels = (images.float() * 255).round().to("cpu", torch.uint8)
+    return pixels.unflatten(0, latents.shape[:2]) if together else pixels

@@ -88,6 +88,8 @@ def load_components(
     `folders` are diffusers folders, nearest first: a fine-tuned model's holds what changed, and its base's the rest.
     Raises WeightsUnavailable naming the file that is missing or damaged, and FailedPrecondition for another family.
     """
+    import torch
+
     described = get_family(family)
     homes = _find_parts(described, folders)
     _quieten()
@@ -101,6 +103,9 @@ def load_components(
         else:
             parts[part.name] = _load_helper(part, home)
     denoiser, vae = parts[described.denoiser], parts["vae"]
+    _make_adaptable(denoiser)
+    if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+        vae.float()  # its values grow too large for half precision
     if reason := described.unsupported(denoiser.config, vae.config):
         raise FailedPrecondition(f"{reason}, which is not supported", reason="FAMILY_UNSUPPORTED")
     scheduler_class, scheduler_config = _load_scheduler(described, homes["scheduler"])
@@ -192,6 +197,15 @@ def _load_helper(part: Part, home: Path) -> Any:
         return getattr(transformers, part.class_name).from_pretrained(home, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsUnavailable(f"{part.name}/{part.files[0]} cannot be read: {error}") from error
+
+
+def _make_adaptable(denoiser: Any) -> None:
+    """Gives a denoiser the methods for adapters that diffusers has left out of some classes."""
+    from diffusers.loaders import PeftAdapterMixin
+
+    kind = type(denoiser)
+    if not issubclass(kind, PeftAdapterMixin):
+        denoiser.__class__ = type(kind.__name__, (kind, PeftAdapterMixin), {"__module__": kind.__module__})
 
 
 def _settings(folders: Sequence[Path]) -> dict[str, Any]:

@@ -1,11 +1,17 @@
 """The model families that can be loaded, by the name that models carry."""
 
 from services.common.errors import FailedPrecondition
-from services.diffusion.families import stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from services.diffusion.families import (
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+    stable_video_diffusion,
+)
 from services.diffusion.families.family import Family
 
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.name: module.FAMILY for module in (stable_diffusion, stable_diffusion_xl, stable_diffusion_3)
+    module.FAMILY.name: module.FAMILY
+    for module in (stable_diffusion, stable_diffusion_xl, stable_diffusion_3, stable_video_diffusion)
 }
 
 

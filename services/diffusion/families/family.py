@@ -64,8 +64,16 @@ class Family:
     """What is learnt, of the scheduler's config."""
     original: "Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]"
     """x_0 of (scheduler, the denoiser's input, its answer, timestep)."""
+    encode_frames: "Callable[[Components, torch.Tensor, torch.Tensor], Conditioning] | None" = None
+    """Of families that draw clips: of their first frames (B, 3, H, W) in [-1, 1] and noise to lay on them. They read no
+    words, their latents are (B, F, C, H, W), and the conditioning wants `motion` (B, 3) too."""
     sampler: str = "euler"
     """What the published scheduler is, for families that draw with no other (without a noise schedule)."""
     has_noise_schedule: bool = True
     """It is trained on a schedule of discrete steps, which has a signal-to-noise ratio and may be stretched to pure
     noise."""
+
+    @property
+    def draws_clips(self) -> bool:
+        """Instead of pictures."""
+        return self.encode_frames is not None
