@@ -142,6 +142,8 @@ class SampleConfig:
     """None: once, at the end."""
     steps: int = 20
     guidance_scale: float = 7.5
+    clips: int = 0
+    """Of the dataset's, drawn from their first frame, for models that draw clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,16 @@ class ValidationConfig:
     patience: int = 0
     """Measurements without a better one that end the training; 0: none do."""
     use_best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """For models that learn from clips."""
+
+    num_frames: int = 14
+    frames_per_second: int = 7
+    motion_bucket_id: int = 127
+    noise_augmentation: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +212,7 @@ class TrainingConfig:
     masked_loss: bool = False
     compile: bool = False
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Jobs:
         check_dataset(dataset)
         base = await self._catalog.base_model(order.base_model_id)
         check_base(base)
-        check_family(base.family, order.config)
+        check_family(base.family, order.method, order.config)
         digest, num_items = await self._catalog.snapshot(dataset.id)
         return domain.NewJob(
             id=str(uuid.uuid4()),
@@ -348,17 +348,32 @@ def check_base(base: domain.BaseModel) -> None:
         raise FailedPrecondition(f"{named} is inactive", reason="INACTIVE_MODEL")
 
 
-def check_family(name: str, config: TrainingConfig) -> None:
+def check_family(name: str, method: Method, config: TrainingConfig) -> None:
     """Raises InvalidArgument naming the settings that mean nothing to models of the family."""
-    if families.get_family(name).has_noise_schedule:
-        return
-    rule = f"means nothing to a model of the family {name}, which has no schedule of noise"
-    asked = {
-        "config.snr_gamma": config.snr_gamma > 0,
-        "config.prediction_type": config.prediction_type is not domain.Prediction.MODEL,
-        "config.zero_terminal_snr": config.zero_terminal_snr,
-    }
-    if broken := {field: rule for field, is_asked in asked.items() if is_asked}:
+    family = families.get_family(name)
+    broken: dict[str, str] = {}
+    if not family.has_noise_schedule:
+        asked = {
+            "config.snr_gamma": config.snr_gamma > 0,
+            "config.prediction_type": config.prediction_type is not domain.Prediction.MODEL,
+            "config.zero_terminal_snr": config.zero_terminal_snr,
+        }
+        rule = f"means nothing to a model of the family {name}, which has no schedule of noise"
+        broken |= {field: rule for field, is_asked in asked.items() if is_asked}
+    if family.draws_clips:
+        asked = {
+            "method": method is Method.DREAMBOOTH,
+            "config.train_text_encoder": config.train_text_encoder,
+            "config.caption_shuffle": config.caption_shuffle,
+            "config.samples.prompts": bool(config.samples.prompts),
+        }
+        rule = f"means nothing to a model of the family {name}, which reads no words"
+        broken |= {field: rule for field, is_asked in asked.items() if is_asked}
+        asked = {"config.random_flip": config.random_flip, "config.masked_loss": config.masked_loss}
+        broken |= {field: "is for pictures, and not for clips" for field, is_asked in asked.items() if is_asked}
+    elif config.samples.clips:
+        broken["config.samples.clips"] = f"is for models that draw clips, and not for those of the family {name}"
+    if broken:
         raise InvalidArgument.of(broken)
 
 

@@ -204,7 +204,8 @@ class TrainerServicer(TrainerServiceServicer):
     async def DownloadSample(self, request: pb.DownloadSampleRequest, context: Context) -> pb.DownloadSampleResponse:
         await self._jobs.require_sample(request.job_id, request.sha256)
         data = await asyncio.to_thread(self._blobs.get, request.sha256)
-        return pb.DownloadSampleResponse(content=HttpBody(content_type="image/png", data=data))
+        kind = "image/webp" if data[:4] == b"RIFF" else "image/png"  # a clip
+        return pb.DownloadSampleResponse(content=HttpBody(content_type=kind, data=data))
 
     async def _require_device(self, device: domain.Device) -> None:
         if device in (domain.Device.AUTO, domain.Device.CPU):

@@ -19,6 +19,8 @@ from services.trainer.worker.data import Pictures
 if TYPE_CHECKING:
     import torch
 
+    from services.trainer.worker.clips import ClipLatents
+
 ENCODED_AT_ONCE = 8  # pictures or prompts; a CPU gains nothing from more, and a GPU's memory is spared
 ON_DEVICE_BYTES = 256 << 20  # a cache of embeddings up to this size lives beside the model
 
@@ -40,8 +42,11 @@ class Latents:
         """(C, H, W)."""
         return tuple(self.mean.shape[2:])
 
-    def sample(self, places: "torch.Tensor", flipped: "torch.Tensor", jitter: "torch.Tensor") -> "torch.Tensor":
-        """(B, C, H, W) latents of the pictures at `places` (B,), at `jitter` (B, C, H, W) standard deviations."""
+    def sample(
+        self, places: "torch.Tensor", flipped: "torch.Tensor", jitter: "torch.Tensor", wording: "torch.Tensor"
+    ) -> "torch.Tensor":
+        """(B, C, H, W) latents of the pictures at `places` (B,), at `jitter` (B, C, H, W) standard deviations. Of
+        `wording` only clips make use."""
         variant = flipped.long()
         return self.mean[variant, places] + self.deviation[variant, places] * jitter
 
@@ -58,7 +63,7 @@ class TrainingSet:
     """`num_images` pictures to learn from, behind them `num_held_out` to validate on and `num_class_images` that keep
     DreamBooth's class: rows 0, 1, 2, ... in this order."""
 
-    latents: tuple[Latents, ...]  # one for each size
+    latents: "tuple[Latents | ClipLatents, ...]"  # one for each size
     homes: tuple[int, ...]  # which of these each row is in
     places: "torch.Tensor"  # (rows,) and where
     captions: Captions

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.common.blobs import BlobMissing, BlobStore
+from services.common.clips import first_frame
 from services.common.errors import DataLoss, FailedPrecondition
 from services.common.pictures import PictureRefused, decode_with_mask
 from services.diffusion.geometry import scaled_to_cover
@@ -29,6 +30,9 @@ class Item:
     caption: str
     width: int
     height: int
+    num_frames: int = 0
+    """Of a clip; 0 for a picture."""
+    frames_per_second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ def read_pictures(
 
 
 def decode_item(item: Item, blobs: BlobStore) -> "tuple[Image, Image | None]":
-    """The picture, RGB, and its opacity if it says any. Raises as `read_pictures`."""
+    """The picture, RGB, and its opacity if it says any; of a clip its first frame. Raises as `read_pictures`."""
     try:
+        if item.num_frames:
+            return first_frame(blobs.get(item.sha256)), None
         return decode_with_mask(blobs.get(item.sha256))
     except BlobMissing as error:
         message = f"the bytes of the picture {item.filename!r} are gone (SHA-256 {item.sha256})"

@@ -30,12 +30,13 @@ from services.trainer.worker.aside import at_hand, idle_parts, set_aside
 from services.trainer.worker.assignment import Assignment
 from services.trainer.worker.cache import TrainingSet
 from services.trainer.worker.checkpoint import Pace, store_weights
+from services.trainer.worker.clips import draw_clip_samples
 from services.trainer.worker.data import Item, needs_enlarging
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee, captions_for, make_trainee, training_record
 from services.trainer.worker.plan import Plan, make_plan
-from services.trainer.worker.prepare import Places, load_bases, make_training_set, with_resolution
+from services.trainer.worker.prepare import Places, load_bases, make_training_set, training_size, with_resolution
 from services.trainer.worker.samples import draw_samples
 from services.trainer.worker.state import Learner, make_learner, restore, store_state
 from services.trainer.worker.validation import Judge, compare, hold_out, validation_loss
@@ -50,6 +51,7 @@ class Run:
     assignment: Assignment
     config: TrainingConfig  # with the resolution filled in
     trainee: Trainee
+    items: Sequence[Item]
     pictures: TrainingSet
     objective: Objective
     plan: Plan
@@ -108,7 +110,7 @@ def run_job(
     objective = trainee.components.family.objective(trainee.components.scheduler_config)
     judge = Judge(config.validation.patience)
     yield from _train(
-        Run(assignment, config, trainee, pictures, objective, plan, judge, places, device, precision, pausing)
+        Run(assignment, config, trainee, items, pictures, objective, plan, judge, places, device, precision, pausing)
     )
 
 
@@ -133,7 +135,9 @@ def _train(run: Run) -> Iterator[Report | None]:
     since = yield from _restore(run, learner)
     made = [each for each in reversed(run.assignment.checkpoints) if since and each.step <= since.step]
     pace = Pace(config.checkpoints.interval_steps, last_step=plan.total_steps, pausing=run.pausing)
-    sample_due = _every(config.samples.interval_steps if config.samples.prompts else None, but=plan.total_steps)
+    sample_due = _every(
+        config.samples.interval_steps if config.samples.prompts or config.samples.clips else None, but=plan.total_steps
+    )
     measure_due = _measures(run)
     steps = train(
         trainee,
@@ -271,21 +275,22 @@ def _checkpoint(run: Run, learner: Learner, progress: Progress, verdict: Validat
 
 def _draw_samples(run: Run, learner: Learner, step: int) -> Iterator[Report | None]:
     config, components = run.config, run.trainee.components
-    if not config.samples.prompts:
+    if not config.samples.prompts and not config.samples.clips:
         return
     with ExitStack() as stack:
         stack.enter_context(at_hand(idle_parts(components, config), run.trainee.device))
         stack.enter_context(learner.averaged())
         run.trainee.set_mode(training=False)
-        yield from draw_samples(
-            components,
-            config.samples,
-            run.places.blobs,
-            step=step,
-            seed=config.seed or 0,
-            side=config.resolution or 0,
-            autocast=hardware.autocast(run.device, run.precision),
-        )
+        blobs, autocast = run.places.blobs, hardware.autocast(run.device, run.precision)
+        if components.family.draws_clips:
+            items = run.items[: config.samples.clips]
+            sizes = [training_size(item, config, components) for item in items]
+            yield from draw_clip_samples(components, config, items, sizes, blobs, step=step, autocast=autocast)
+        else:
+            seed, side = config.seed or 0, config.resolution or 0
+            yield from draw_samples(
+                components, config.samples, blobs, step=step, seed=seed, side=side, autocast=autocast
+            )
         run.trainee.set_mode(training=True)
 
 

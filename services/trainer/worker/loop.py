@@ -171,7 +171,7 @@ def make_batch(
 ) -> Batch:
     """A batch of pictures of one size, as the draws have it; `weights` before min-SNR's."""
     cached, places = pictures.latents[home], pictures.places[rows]
-    latents = cached.sample(places, draws.flipped, draws.jitter)
+    latents = cached.sample(places, draws.flipped, draws.jitter, draws.wording)
     times = objective.times(draws.where)
     return Batch(
         noisy=objective.diffuse(latents, draws.noise, times),

@@ -16,6 +16,7 @@ from services.trainer.domain import Loading, LoadingStage, Method, Report, Train
 from services.trainer.worker import hardware
 from services.trainer.worker.assignment import BaseModel
 from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
+from services.trainer.worker.clips import make_clip_set
 from services.trainer.worker.data import Item, Pictures, read_pictures
 from services.trainer.worker.samples import draw
 from services.trainer.worker.seeds import derive_seed
@@ -76,6 +77,10 @@ def make_training_set(
     if it has any, which are drawn first."""
     import torch
 
+    sizes = [training_size(item, config, components) for item in items]
+    if components.family.draws_clips:
+        dtype = hardware.frozen_dtype(precision)
+        return (yield from make_clip_set(components, config, items, sizes, blobs, dtype, num_held_out))
     class_pictures: list[torch.Tensor] = []
     dreambooth = config.dreambooth if method is Method.DREAMBOOTH else None
     if dreambooth and dreambooth.prior_preservation:
@@ -87,7 +92,6 @@ def make_training_set(
         captions = captions + [dreambooth.class_prompt] * len(class_pictures)
     builder = LatentsBuilder(components, flip=config.random_flip)
     total, done = len(items) + len(class_pictures), 0
-    sizes = [training_size(item, config, components) for item in items]
     for size in dict.fromkeys(sizes):
         rows = [row for row, each in enumerate(sizes) if each == size]
         for part in in_parts(rows):

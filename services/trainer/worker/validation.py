@@ -93,7 +93,7 @@ def _batches(pictures: TrainingSet, objective: Objective, config: TrainingConfig
             noise, where = zip(*(_draw(config, cached.shape, *each) for each in some), strict=True)
             epsilon, times = torch.stack(noise), objective.times(torch.stack(where))
             plain = torch.zeros(len(some), dtype=torch.long)
-            latents = cached.sample(pictures.places[rows], plain, torch.zeros_like(epsilon))
+            latents = cached.sample(pictures.places[rows], plain, torch.zeros_like(epsilon), plain)
             yield Batch(
                 noisy=objective.diffuse(latents, epsilon, times),
                 target=objective.target(latents, epsilon, times),
