@@ -55,8 +55,9 @@ class GeneratorServicer(GeneratorServiceServicer):
             lora_weight=1,
             format=pb.PICTURE_FORMAT_PNG,
         )
+        drawn = [name for name, family in FAMILIES.items() if not family.draws_clips]
         return rpc.GetGeneratorCapabilitiesResponse(
-            families=[number for number, name in FAMILY_NAMES.items() if name in FAMILIES],
+            families=[number for number, name in FAMILY_NAMES.items() if name in drawn],
             schedulers=[SCHEDULERS[name] for name in SAMPLERS],
             formats=[pb.PICTURE_FORMAT_PNG],
             defaults=defaults,

@@ -399,12 +399,12 @@ async def test_a_lora_of_another_base_is_refused(studio: Studio, generator: Any)
     assert caught.value.reason == "LORA_MISMATCH"
 
 
-async def test_a_family_that_cannot_be_loaded_says_so(studio: Studio, generator: Any) -> None:
+async def test_a_model_that_is_not_of_its_family_names_what_it_lacks(studio: Studio, generator: Any) -> None:
     family = model_pb2.MODEL_FAMILY_STABLE_DIFFUSION_XL
     model_id = await studio.register(studio.pipeline, name="xl", family=family)
-    with pytest.raises(FailedPrecondition) as caught:
+    with pytest.raises(FailedPrecondition, match="tokenizer_2") as caught:
         await draw(generator, settings(model_id))
-    assert caught.value.reason == "FAMILY_UNSUPPORTED"
+    assert caught.value.reason == "WEIGHTS_UNAVAILABLE"
 
 
 async def test_a_prompt_that_is_too_long_is_cut_with_a_warning(studio: Studio, generator: Any) -> None:
@@ -415,7 +415,12 @@ async def test_a_prompt_that_is_too_long_is_cut_with_a_warning(studio: Studio, g
 
 async def test_capabilities_name_what_there_is(generator: Any) -> None:
     answer = await generator.GetGeneratorCapabilities(rpc.GetGeneratorCapabilitiesRequest())
-    assert list(answer.families) == [model_pb2.MODEL_FAMILY_STABLE_DIFFUSION]
+    names = {model_pb2.ModelFamily.Name(family) for family in answer.families}
+    assert names == {
+        "MODEL_FAMILY_STABLE_DIFFUSION",
+        "MODEL_FAMILY_STABLE_DIFFUSION_XL",
+        "MODEL_FAMILY_STABLE_DIFFUSION_3",
+    }
     names = {info.display_name for info in (await generator.ListSchedulers(rpc.ListSchedulersRequest())).schedulers}
     assert {"DDIM", "Euler a", "DPM++ 2M Karras"} <= names
     assert len(answer.schedulers) == len(names)
