@@ -198,6 +198,7 @@ def job_to_proto(job: domain.Job) -> training_pb2.TrainingJob:
         last_sequence=job.last_sequence,
         num_items=job.num_items,
         priority=job.priority,
+        class_snapshot_digest=job.class_snapshot_digest,
     )
 
 

@@ -133,6 +133,8 @@ class DreamBoothConfig:
     prior_loss_weight: float = 1.0
     num_class_images: int = 100
     full: bool = False
+    class_dataset_id: int | None = None
+    """The dataset whose pictures are the class; None: they are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +406,8 @@ class NewJob:
     config: TrainingConfig
     snapshot_digest: str
     num_items: int
+    class_snapshot_digest: str = ""
+    """Of DreamBooth's class, where that is a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +431,7 @@ class Job:
     failure: Failure | None = None
     model_id: int | None = None
     last_sequence: int = 0
+    class_snapshot_digest: str = ""
     # What follows is between the Trainer and its workers.
     stage: Stage = Stage.NONE
     token: str = ""

@@ -103,7 +103,9 @@ def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable
         weights_dir=settings.weights_dir,
     )
     items = read_manifest(settings.catalog_address, assignment.snapshot_digest)
-    yield from run_job(assignment, items, places, pausing)
+    class_digest = assignment.class_snapshot_digest
+    class_items = read_manifest(settings.catalog_address, class_digest) if class_digest else ()
+    yield from run_job(assignment, items, places, pausing, class_items)
 
 
 def _lighten(assignment: Assignment) -> None:

@@ -29,6 +29,7 @@ from services.trainer.worker.aside import at_hand, idle_parts, set_aside
 from services.trainer.worker.assignment import Assignment
 from services.trainer.worker.cache import TrainingSet
 from services.trainer.worker.checkpoint import Pace, store_weights
+from services.trainer.worker.class_pictures import class_pictures
 from services.trainer.worker.data import Item, needs_enlarging
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter
@@ -65,9 +66,11 @@ def run_job(
     items: Sequence[Item],
     places: Places,
     pausing: Callable[[], bool] = lambda: False,
+    class_items: Sequence[Item] = (),
 ) -> Iterator[Report | None]:
     """Does the job, or what earlier attempts have left of it, and yields what happens; None is a moment at which it can
-    be left. The last report is Trained, or Paused soon after `pausing` says so.
+    be left. The last report is Trained, or Paused soon after `pausing` says so. `class_items` are DreamBooth's class,
+    where that is a dataset.
 
     Leaving the generator stops the job within one pass of the denoiser. Raises the errors of `failures`.
     """
@@ -91,8 +94,23 @@ def run_job(
         items = [item for row, item in enumerate(items) if row not in held] + [items[row] for row in sorted(held)]
         yield Log(LogLevel.INFO, f"{num_held_out} of the {len(items)} pictures are held out for validation")
     captions = captions_for(method, config, [item.caption for item in items])
+    drawing = class_pictures(
+        components,
+        method,
+        config,
+        assignment.bases,
+        class_items,
+        places.blobs,
+        places.class_cache,
+        device,
+        precision,
+    )
+    classes = yield from _unless(pausing, drawing)
+    if classes is None:
+        yield Paused()
+        return
     preparing = make_training_set(
-        components, method, config, items, captions, places.blobs, device, precision, num_held_out
+        components, method, config, items, captions, places.blobs, device, precision, num_held_out, classes
     )
     pictures = yield from _unless(pausing, preparing)
     if pictures is None:

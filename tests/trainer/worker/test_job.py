@@ -329,6 +329,60 @@ def test_dreambooth_draws_its_class_with_the_base_model_before_it_trains(house: 
     assert last(house.reports(whole, Method.DREAMBOOTH)).layout == 1
 
 
+def drawing_reports(reports: Sequence[Report | None]) -> list[int]:
+    """How many of the class were there at each report of their drawing."""
+    stage = LoadingStage.DRAWING_CLASS_IMAGES
+    return [each.done for each in reports if isinstance(each, Loading) and each.stage is stage]
+
+
+def test_a_class_is_drawn_once_however_often_the_job_is_begun(house: House) -> None:
+    dreambooth = DreamBoothConfig("photo of sks dog", "a dog", prior_preservation=True, num_class_images=6)
+    config = make_config(max_steps=1, dreambooth=dreambooth)
+    whole = house.reports(config, Method.DREAMBOOTH)
+    assert drawing_reports(house.reports(config, Method.DREAMBOOTH)) == [], "they are kept"
+    other = replace(config, seed=8)
+    begun = house.run(other, Method.DREAMBOOTH)
+    while drawing_reports([next(begun)]) != [5]:
+        pass
+    begun.close()  # type: ignore[attr-defined]  # an Iterator by its type, a generator by nature
+    resumed = house.reports(other, Method.DREAMBOOTH)
+    assert drawing_reports(resumed) == [4, 5, 6], "what a batch was drawn with is drawn together again"
+    undisturbed = replace(house, places=replace(house.places, models=house.places.models / "elsewhere"))
+    afresh = undisturbed.reports(other, Method.DREAMBOOTH)
+    assert drawing_reports(afresh) == [0, 1, 2, 3, 4, 5, 6]
+    assert digests(last(resumed)) == digests(last(afresh)) != digests(last(whole))
+
+
+def test_a_damaged_class_picture_is_drawn_again(house: House) -> None:
+    dreambooth = DreamBoothConfig("photo of sks dog", "a dog", prior_preservation=True, num_class_images=2)
+    config = make_config(max_steps=1, dreambooth=dreambooth)
+    whole = house.reports(config, Method.DREAMBOOTH)
+    pictures = [each for each in house.places.class_cache.glob("*/??/*") if each.is_file()]
+    assert len(pictures) == 2
+    pictures[0].write_bytes(b"half")
+    again = house.reports(config, Method.DREAMBOOTH)
+    assert drawing_reports(again) == [0, 1, 2]
+    assert digests(last(again)) == digests(last(whole))
+
+
+def test_a_class_that_is_a_dataset_is_learnt_and_none_is_drawn(house: House) -> None:
+    dreambooth = DreamBoothConfig("photo of sks dog", "a dog", prior_preservation=True, class_dataset_id=9)
+    config = make_config(max_steps=2, dreambooth=dreambooth, aspect_buckets=True, masked_loss=True)
+    assignment = Assignment(JOB_ID, Method.DREAMBOOTH, config, "ab" * 32, (house.base,), (), "ef" * 32)
+
+    def train(class_items: Sequence[Item]) -> list[Report]:
+        reports = run_job(assignment, house.items[:2], house.places, class_items=class_items)
+        return [report for report in reports if report is not None]
+
+    one = train(house.items[2:5])
+    assert drawing_reports(one) == []
+    caching = [each for each in one if isinstance(each, Loading) and each.stage is LoadingStage.CACHING_LATENTS]
+    assert caching[-1].total == 2 + 3
+    recaptioned = [replace(item, caption="a red apple") for item in house.items[2:5]]
+    assert digests(last(train(recaptioned))) == digests(last(one)), "its captions are not read"
+    assert digests(last(train(house.items[3:5]))) != digests(last(one)), "and its pictures are"
+
+
 def test_leaving_a_job_leaves_nothing_behind(house: House) -> None:
     job = house.run(make_config(max_steps=100_000))
     for report in job:

@@ -233,6 +233,8 @@ export const en = {
     classPromptHint: "For example: a photo of a dog",
     priorPreservation: "Keep the class as it was (prior preservation)",
     classImages: "Class pictures",
+    classDataset: "Dataset of the class",
+    classDrawn: "None: the base model draws them",
     dreamboothFull: "Train every weight instead of a LoRA",
     samples: "Samples",
     samplePrompts: "Sample prompts, one a line",

@@ -234,6 +234,8 @@ export const fr: Words = {
     classPromptHint: "Par exemple : a photo of a dog",
     priorPreservation: "Garder la classe intacte (prior preservation)",
     classImages: "Images de la classe",
+    classDataset: "Dataset de la classe",
+    classDrawn: "Aucun : le modèle de base les dessine",
     dreamboothFull: "Entraîner tous les poids au lieu d'un LoRA",
     samples: "Échantillons",
     samplePrompts: "Prompts d'échantillon, un par ligne",
