@@ -37,6 +37,8 @@ from services.trainer.worker.methods import Trainee, captions_for, make_trainee,
 from services.trainer.worker.objective import NoiseSchedule, schedule_of
 from services.trainer.worker.plan import Plan, make_plan
 from services.trainer.worker.prepare import Places, load_bases, make_training_set, with_resolution
+from services.trainer.worker.record import KEY as RECORD
+from services.trainer.worker.record import record_training
 from services.trainer.worker.samples import draw_samples
 from services.trainer.worker.state import Learner, make_learner, restore, store_state
 from services.trainer.worker.validation import Judge, compare, hold_out, validation_loss
@@ -319,5 +321,13 @@ def _store(run: Run, step: int) -> tuple[ModelFile, ...]:
         resolution=run.config.resolution or 0,
         step=step,
         epoch=run.plan.epoch_of(step),
+    )
+    record[RECORD] = record_training(
+        run.assignment,
+        run.config,
+        device=run.device,
+        precision=run.precision,
+        num_images=run.pictures.num_images,
+        step=step,
     )
     return store_weights(run.trainee, run.places.blobs, run.places.scratch, record)
