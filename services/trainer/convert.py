@@ -221,6 +221,15 @@ def estimate_to_proto(estimate: domain.Estimate) -> trainer_service_pb2.Estimate
     )
 
 
+def captioned_to_proto(
+    said: domain.CaptionProgress | domain.CaptionSummary,
+) -> trainer_service_pb2.CaptionDatasetResponse:
+    if isinstance(said, domain.CaptionProgress):
+        progress = trainer_service_pb2.CaptionProgress(**_same(said))
+        return trainer_service_pb2.CaptionDatasetResponse(progress=progress)
+    return trainer_service_pb2.CaptionDatasetResponse(summary=trainer_service_pb2.CaptionSummary(**_same(said)))
+
+
 def _body_to_proto(body: domain.EventBody) -> dict[str, Message]:
     match body:
         case domain.Queued():

@@ -361,6 +361,34 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptionOrder:
+    """A dataset's pictures to be captioned: those without a caption, or with `overwrite` all."""
+
+    dataset_id: int
+    overwrite: bool = False
+    prefix: str = ""
+    max_tokens: int = 40
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionProgress:
+    """`image_id` and `caption` are of the picture that was last captioned; None before the first."""
+
+    done: int
+    total: int
+    image_id: int | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSummary:
+    num_captioned: int
+    num_kept: int
+    """Had a caption already."""
+    damaged_image_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a job: 1, 2, 3, ... without a gap."""
 
