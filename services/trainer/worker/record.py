@@ -22,16 +22,13 @@ def record_training(
 ) -> str:
     """JSON of the whole configuration, as CreateTrainingJob takes it, and of all else that decides the weights. No
     times and no names of jobs in it: equal trainings have equal records."""
-    message = MessageToDict(
-        config_to_proto(config), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
     bases = [
         {"name": base.name, "family": base.family, "digest": base.digest or f"{base.hub_repo}@{base.hub_revision}"}
         for base in assignment.bases
     ]
     record = {
         "method": assignment.method.value,
-        "config": message,
+        "config": config_as_plain(config),
         "seed": config.seed,
         "snapshot_digest": assignment.snapshot_digest,
         "class_snapshot_digest": assignment.class_snapshot_digest,
@@ -40,9 +37,21 @@ def record_training(
         "step": step,
         "device": device,
         "mixed_precision": precision,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
     }
     return json.dumps(record, ensure_ascii=False, sort_keys=True)
+
+
+def config_as_plain(config: TrainingConfig) -> dict[str, Any]:
+    """As CreateTrainingJob takes it in JSON, every default visible."""
+    return MessageToDict(
+        config_to_proto(config), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what trains."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def config_of(record: dict[str, Any]) -> TrainingConfig:
