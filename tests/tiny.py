@@ -115,6 +115,31 @@ def make_tiny_lora(folder: Path, pipeline_folder: Path, *, rank: int = 4, alpha:
     return save_lora(folder, unet=unet)
 
 
+def make_tiny_captioner(folder: Path, *, seed: int = 36) -> Path:
+    """Saves a BLIP of random weights, its tokenizer and its image processor under `folder`, and gives it.
+
+    With this seed it tells pictures apart, and has a word for each."""
+    import torch
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    markers = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    text = {**sizes, **markers, "vocab_size": len(words), "encoder_hidden_size": 16, "projection_dim": 16}
+    vision = {**sizes, "image_size": 32, "patch_size": 16, "projection_dim": 16}
+    config = BlipConfig(text_config=text, vision_config=vision, projection_dim=16, image_text_hidden_size=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BlipForConditionalGeneration(config)
+        for parameter in model.parameters():  # as they begin, all pictures read the same
+            torch.nn.init.normal_(parameter, std=0.5)
+    tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(words)})
+    model.save_pretrained(folder)
+    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
 def vocabulary_of_tiny() -> dict[str, int]:
     """CLIP's layout: every byte, every byte with `</w>`, whole words, then the two markers."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode

@@ -11,6 +11,7 @@ from typing import Any
 from services.catalog.domain import HubWeights, Model, StoredWeights, WeightsLayout
 from services.catalog.lora_files import to_kohya
 from services.catalog.model_store import ModelStore
+from services.catalog.records import training_record
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import DataLoss, FailedPrecondition
 
@@ -112,6 +113,8 @@ def _zipped(weights: StoredWeights, blobs: BlobStore, card: str) -> Iterator[byt
     out = _Outgoing()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("README.md", EPOCH), card)
+        if record := training_record(weights, blobs):
+            archive.writestr(zipfile.ZipInfo("training.json", EPOCH), record)
         for file in weights.files:
             entry = zipfile.ZipInfo(file.path, EPOCH)
             with archive.open(entry, "w", force_zip64=file.size_bytes >= 2**31) as target:

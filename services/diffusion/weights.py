@@ -74,21 +74,28 @@ def find_hub(repo_id: str, revision: str, cache_dir: Path, *, weights_dir: Path 
 def fetch_hub(repo_id: str, revision: str, cache_dir: Path, *, family: str, weights_dir: Path | None = None) -> Path:
     """The folder of a hub model at a pinned revision: the operator's own where `weights_dir` has one, else downloaded.
 
-    Only the family's safetensors, configs and tokenizer files are fetched. Raises WeightsUnavailable, which says how to
-    provide the weights, when the hub is out of reach or refuses.
+    Only the family's safetensors, configs and tokenizer files are fetched. Raises as `fetch_files`.
     """
+    return fetch_files(repo_id, revision, cache_dir, patterns=hub_files(family), weights_dir=weights_dir)
+
+
+def fetch_files(
+    repo_id: str, revision: str, cache_dir: Path, *, patterns: Sequence[str], weights_dir: Path | None = None
+) -> Path:
+    """The folder of a hub repository's files that match one of `patterns`, as `fetch_hub`. Raises WeightsUnavailable,
+    which says how to provide the weights, when the hub is out of reach or refuses."""
     if (here := find_hub(repo_id, revision, cache_dir, weights_dir=weights_dir)) is not None:
         return here
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=hub_files(family))
+        folder = snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=list(patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         place = f"{weights_dir}/{repo_id}" if weights_dir else f"ATELIER_WEIGHTS_DIR/{repo_id}"
         raise WeightsUnavailable(
             f"the weights of {repo_id} at revision {revision} could not be fetched from the hub"
-            f" ({type(error).__name__}); connect this machine to the network, or put the model's diffusers folder"
+            f" ({type(error).__name__}); connect this machine to the network, or put the model's folder"
             f" (safetensors) at {place}"
         ) from error
     (cache_dir / _mark(repo_id, revision)).touch()

@@ -15,6 +15,7 @@ from services.common.clients import open_channel
 from services.common.database import open_database
 from services.common.server import Server, Service, announce
 from services.common.telemetry import configure_logging, get_logger
+from services.trainer.captioning import Captioning
 from services.trainer.catalog import Catalog
 from services.trainer.config import TrainerSettings
 from services.trainer.devices import Devices
@@ -99,9 +100,15 @@ async def serving(
             data_dir=settings.data_dir,
             timeout_seconds=settings.estimate_seconds,
         )
+        captioning = Captioning(
+            catalog,
+            root=settings.data_dir / "jobs",
+            model=settings.caption_model,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
         use = Jobs(store, catalog, retention, preflight, publish=events.publish, wake=scheduler.wake)
         capabilities = Capabilities(lambda: scheduler.max_running, settings.heartbeat_seconds)
-        servicer = TrainerServicer(use, events, blobs, devices, capabilities)
+        servicer = TrainerServicer(use, events, blobs, devices, capabilities, captioning)
         attached = WorkerServicer(workers, catalog)
         server = Server(
             [
@@ -126,6 +133,7 @@ async def serving(
         }
         executor.tell(environment)
         preflight.tell(environment)
+        captioning.tell(environment)
         events.start()
         spread = asyncio.create_task(_spread(settings, devices, executor, scheduler), name="GPUs")
         stack.callback(spread.cancel)

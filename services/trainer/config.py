@@ -27,6 +27,9 @@ class TrainerSettings(ServiceSettings):
     unset: all that torch finds."""
     tensorboard: bool = True
     """Whether workers write TensorBoard events, to `data_dir`/tensorboard/JOB."""
+    caption_model: str = ""
+    """What captions datasets: a folder of transformers' files (BLIP or GIT, safetensors), or `repository/name@commit`
+    of a hub; empty: nothing does."""
     poll_seconds: float = Field(1.0, gt=0)
     """How often the store is asked for what other replicas did."""
     heartbeat_seconds: float = Field(15.0, gt=0)

@@ -198,6 +198,7 @@ def job_to_proto(job: domain.Job) -> training_pb2.TrainingJob:
         last_sequence=job.last_sequence,
         num_items=job.num_items,
         priority=job.priority,
+        class_snapshot_digest=job.class_snapshot_digest,
     )
 
 
@@ -218,6 +219,15 @@ def estimate_to_proto(estimate: domain.Estimate) -> trainer_service_pb2.Estimate
         disk_bytes=estimate.disk_bytes,
         disk_free_bytes=estimate.disk_free_bytes,
     )
+
+
+def captioned_to_proto(
+    said: domain.CaptionProgress | domain.CaptionSummary,
+) -> trainer_service_pb2.CaptionDatasetResponse:
+    if isinstance(said, domain.CaptionProgress):
+        progress = trainer_service_pb2.CaptionProgress(**_same(said))
+        return trainer_service_pb2.CaptionDatasetResponse(progress=progress)
+    return trainer_service_pb2.CaptionDatasetResponse(summary=trainer_service_pb2.CaptionSummary(**_same(said)))
 
 
 def _body_to_proto(body: domain.EventBody) -> dict[str, Message]:

@@ -133,6 +133,8 @@ class DreamBoothConfig:
     prior_loss_weight: float = 1.0
     num_class_images: int = 100
     full: bool = False
+    class_dataset_id: int | None = None
+    """The dataset whose pictures are the class; None: they are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +374,34 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptionOrder:
+    """A dataset's pictures to be captioned: those without a caption, or with `overwrite` all."""
+
+    dataset_id: int
+    overwrite: bool = False
+    prefix: str = ""
+    max_tokens: int = 40
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionProgress:
+    """`image_id` and `caption` are of the picture that was last captioned; None before the first."""
+
+    done: int
+    total: int
+    image_id: int | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSummary:
+    num_captioned: int
+    num_kept: int
+    """Had a caption already."""
+    damaged_image_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a job: 1, 2, 3, ... without a gap."""
 
@@ -417,6 +447,8 @@ class NewJob:
     config: TrainingConfig
     snapshot_digest: str
     num_items: int
+    class_snapshot_digest: str = ""
+    """Of DreamBooth's class, where that is a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +472,7 @@ class Job:
     failure: Failure | None = None
     model_id: int | None = None
     last_sequence: int = 0
+    class_snapshot_digest: str = ""
     # What follows is between the Trainer and its workers.
     stage: Stage = Stage.NONE
     token: str = ""

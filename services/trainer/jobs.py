@@ -86,12 +86,14 @@ class Jobs:
     async def _new(self, order: Order) -> domain.NewJob:
         """The order checked and filled in."""
         check_prompts(order.method, order.config)
+        check_class(order)
         check_together(order.method, order.config)
         dataset = await self._catalog.dataset(order.dataset_id)
         check_dataset(dataset)
         base = await self._catalog.base_model(order.base_model_id)
         check_base(base)
         check_family(base.family, order.method, order.config)
+        class_digest = await self._pin_class(order)
         digest, num_items = await self._catalog.snapshot(dataset.id)
         return domain.NewJob(
             id=str(uuid.uuid4()),
@@ -103,7 +105,19 @@ class Jobs:
             config=filled(order.method, order.config, base),
             snapshot_digest=digest,
             num_items=num_items,
+            class_snapshot_digest=class_digest,
         )
+
+    async def _pin_class(self, order: Order) -> str:
+        """The digest of a snapshot of DreamBooth's class, where that is a dataset; else empty. Raises as for the
+        dataset that is learnt."""
+        dreambooth = order.config.dreambooth if order.method is Method.DREAMBOOTH else None
+        if dreambooth is None or dreambooth.class_dataset_id is None:
+            return ""
+        dataset = await self._catalog.dataset(dreambooth.class_dataset_id)
+        check_dataset(dataset)
+        digest, _ = await self._catalog.snapshot(dataset.id)
+        return digest
 
     async def estimate(self, order: Order) -> domain.Estimate:
         """What a job of this order would take; none is made. Raises as `create`, and as `Preflight.estimate`."""
@@ -302,6 +316,20 @@ def check_prompts(method: Method, config: TrainingConfig) -> None:
         missing["config.dreambooth.class_prompt"] = rule
     if missing:
         raise InvalidArgument.of(missing)
+
+
+def check_class(order: Order) -> None:
+    """Raises InvalidArgument where DreamBooth's class is a dataset that makes no sense as one."""
+    dreambooth = order.config.dreambooth if order.method is Method.DREAMBOOTH else None
+    if dreambooth is None or dreambooth.class_dataset_id is None:
+        return
+    field = "config.dreambooth.class_dataset_id"
+    if not dreambooth.prior_preservation:
+        raise InvalidArgument("is read with prior_preservation alone: set that too", field=field)
+    if dreambooth.class_dataset_id == order.dataset_id:
+        raise InvalidArgument(
+            "is the dataset that is learnt: the class wants pictures of others of its kind", field=field
+        )
 
 
 def check_together(method: Method, config: TrainingConfig) -> None:

@@ -42,7 +42,7 @@ class Preflight:
         Raises FailedPrecondition (DOES_NOT_FIT, or what the job would fail with), InvalidArgument naming `config`.
         """
         digests = [base.digest or base.hub.revision for base in bases]
-        key = json.dumps([job.method.value, dump(job.config), job.snapshot_digest, digests])
+        key = json.dumps([job.method.value, dump(job.config), job.snapshot_digest, job.class_snapshot_digest, digests])
         async with self._turn:
             footprint = self._known.get(key)
             if footprint is None:

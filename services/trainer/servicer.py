@@ -19,12 +19,15 @@ from google.api.httpbody_pb2 import HttpBody
 from services.common.blobs import BlobStore
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.trainer import convert, domain, jobs
+from services.trainer.captioning import Captioning
 from services.trainer.catalog import Catalog
 from services.trainer.devices import Devices
 from services.trainer.events import Events
 from services.trainer.sheet import make_sheet
 from services.trainer.store import JobFilter
 from services.trainer.workers import Ack, Assignment, Cancel, Command, Heartbeat, Message, Numbered, Pause, Workers
+
+DEFAULT_CAPTION_TOKENS = 40
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Watched: TypeAlias = pb.WatchTrainingJobResponse
@@ -62,12 +65,14 @@ class TrainerServicer(TrainerServiceServicer):
         blobs: BlobStore,
         devices: Devices,
         capabilities: Capabilities,
+        captioning: Captioning,
     ) -> None:
         self._jobs = use
         self._events = events
         self._blobs = blobs
         self._devices = devices
         self._capabilities = capabilities
+        self._captioning = captioning
 
     async def GetTrainerCapabilities(
         self, request: pb.GetTrainerCapabilitiesRequest, context: Context
@@ -81,6 +86,7 @@ class TrainerServicer(TrainerServiceServicer):
             defaults=convert.config_to_proto(defaults),
             max_running_jobs=self._capabilities.max_running_jobs(),
             version=version(),
+            caption_model=self._captioning.model_name,
         )
 
     async def CreateTrainingJob(
@@ -193,6 +199,16 @@ class TrainerServicer(TrainerServiceServicer):
     ) -> pb.PromoteCheckpointResponse:
         done = await self._jobs.promote(request.job_id, request.step, request.name)
         return pb.PromoteCheckpointResponse(model_id=done.model_id, model_name=done.model_name)
+
+    async def CaptionDataset(
+        self, request: pb.CaptionDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.CaptionDatasetResponse]:
+        order = domain.CaptionOrder(
+            request.dataset_id, request.overwrite, request.prefix, request.max_tokens or DEFAULT_CAPTION_TOKENS
+        )
+        async with aclosing(self._captioning.caption(order)) as said:
+            async for each in said:
+                yield convert.captioned_to_proto(each)
 
     async def DownloadSampleSheet(
         self, request: pb.DownloadSampleSheetRequest, context: Context

@@ -99,7 +99,9 @@ class Store:
         if where.status is not None:
             conditions.append(jobs.c.status == where.status.value)
         if where.dataset_id is not None:
-            conditions.append(jobs.c.dataset_id == where.dataset_id)
+            conditions.append(
+                sa.or_(*(each == where.dataset_id for each in (jobs.c.dataset_id, jobs.c.class_dataset_id)))
+            )
         if where.unfinished:
             conditions.append(jobs.c.status.in_([status.value for status in domain.UNFINISHED]))
         page = sa.select(jobs).where(*conditions).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
@@ -129,6 +131,8 @@ class Store:
         row = {
             **{name: getattr(new, name) for name in ("id", "request_id", "dataset_id", "base_model_id", "output_name")},
             "snapshot_digest": new.snapshot_digest,
+            "class_dataset_id": new.config.dreambooth.class_dataset_id if new.config.dreambooth else None,
+            "class_snapshot_digest": new.class_snapshot_digest,
             "num_items": new.num_items,
             "type": new.method.value,
             "config": dump(new.config),

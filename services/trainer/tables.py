@@ -45,6 +45,8 @@ jobs = sa.Table(
     sa.Column("losses", sa.Integer, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("trained", sa.Text),
+    sa.Column("class_dataset_id", sa.Integer),
+    sa.Column("class_snapshot_digest", sa.String(64), nullable=False),
 )
 
 # One row an event. The body is typed JSON and not protobuf, so that the store knows no wire format and a row can be
@@ -107,6 +109,7 @@ def job_from_row(row: sa.Row[Any], queue_position: int = 0) -> domain.Job:
         failure=load(domain.Failure, row.failure) if row.failure else None,
         model_id=row.model_id,
         last_sequence=row.last_sequence,
+        class_snapshot_digest=row.class_snapshot_digest,
         stage=domain.Stage(row.stage),
         token=row.token,
         last_report=row.last_report,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.trainer.v1 import trainer_service_pb2 as trainer_pb2
+from atelier.trainer.v1 import training_pb2
 from atelier.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 
 from services.common.blobs import BlobStore
@@ -68,6 +69,26 @@ async def test_a_dataset_stays_while_a_job_is_unfinished(tmp_path: Path, asking:
     for id in (used, free):
         with refused(NotFound):
             await asking.get(id)
+
+
+async def test_a_dataset_that_is_a_jobs_class_stays_too(tmp_path: Path, asking: Catalog, trainer_address: str) -> None:
+    learnt, classes = await asking.dataset("learnt"), await asking.dataset("classes")
+    for id in (learnt, classes):
+        await asking.upload(id, png(id))
+    base = await asking.register(native_resolution=64)
+    dreambooth = training_pb2.DreamBoothConfig(
+        instance_prompt="sks dog", class_prompt="a dog", prior_preservation=True, class_dataset_id=classes
+    )
+    request = trainer_pb2.CreateTrainingJobRequest(
+        dataset_id=learnt,
+        base_model_id=base.id,
+        method=training_pb2.TRAINING_METHOD_DREAMBOOTH,
+        config=training_pb2.TrainingConfig(dreambooth=dreambooth),
+    )
+    async with trainer(tmp_path, asking, trainer_address) as jobs:
+        job = (await jobs.CreateTrainingJob(request)).job
+        with refused(FailedPrecondition, reason="DATASET_IN_USE", words=job.id):
+            await asking.stub.DeleteDataset(deletion(classes))
 
 
 async def test_force_deletes_what_a_job_uses_and_leaves_its_snapshot(

@@ -189,6 +189,15 @@ async def test_a_zip_holds_the_files_and_a_card_that_the_hubs_tools_read(
     assert "load_lora_weights" in card.text
     assert (await exported(either, model_id))[1] == data, "equal models give equal files"
 
+    told = {"atelier_training": '{"seed": 7}'}
+    trained = tmp_path / "trained" / ours.name
+    trained.parent.mkdir()
+    trained.write_bytes(save(load(ours.read_bytes()), metadata=told))
+    _, data = await exported(either, await registered(either, blobs, base_id, trained))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.namelist() == ["README.md", "training.json", ours.name]
+        assert json.loads(archive.read("training.json")) == {"seed": 7}, "the record that its header holds"
+
     whole, data = await exported(either, base_id)
     assert whole == "tiny-base.zip"
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

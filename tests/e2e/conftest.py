@@ -14,7 +14,7 @@ from atelier_client import Atelier
 from atelier_client.stack import Stack
 from PIL import Image
 
-from tests.tiny import make_tiny_pipeline
+from tests.tiny import make_tiny_captioner, make_tiny_pipeline
 
 WORDS = ("red apple", "blue heart", "cat", "dog", "red star", "blue star")
 
@@ -39,7 +39,13 @@ Command = Callable[..., Result]
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the services get beside the usual: the tiny pipeline instead of the shipped starter model."""
     folder = make_tiny_pipeline(tmp_path_factory.mktemp("starter"))
-    return {"ATELIER_CATALOG_STARTER_MODEL_DIR": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    captioner = make_tiny_captioner(tmp_path_factory.mktemp("captioner") / "tiny-blip")
+    return {
+        "ATELIER_CATALOG_STARTER_MODEL_DIR": str(folder),
+        "ATELIER_TRAINER_CAPTION_MODEL": str(captioner),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 import pytest
-from atelier.trainer.v1.training_pb2 import JOB_STATUS_COMPLETED
+from atelier.trainer.v1.training_pb2 import JOB_STATUS_COMPLETED, LOADING_STAGE_DRAWING_CLASS_IMAGES
 from atelier_client import Atelier
 from atelier_client.errors import InvalidArgument, NotFound
 from atelier_client.stack import Stack
@@ -148,3 +148,44 @@ def test_an_optimizer_that_is_an_extra_is_found_by_the_worker(client: Atelier, d
     config: dict[str, Any] = {"max_steps": 2, "batch_size": 2, "optimizer": "adamw_8bit"}
     job = client.training.wait(client.training.create(dataset, starter, config=config, start=True).id)
     assert job.status == JOB_STATUS_COMPLETED, job.failure
+
+
+def test_the_command_captions_a_dataset(atelier: Command, client: Atelier, pictures: Path) -> None:
+    dataset = client.datasets.create("to be captioned")
+    for text in pictures.glob("[1-5].txt"):
+        text.unlink()
+    client.datasets.upload(dataset, [pictures])
+    found = atelier("datasets", "caption", dataset.id, "--prefix", "sks, ", "--json").json
+    assert (found["num_captioned"], found["num_kept"]) == (5, 1)
+    captions = [image.caption for image in client.datasets.images(dataset)]
+    assert sorted(caption.startswith("sks, ") for caption in captions) == [False] + 5 * [True]
+    said = atelier("datasets", "caption", dataset.id, "--overwrite", "--max-tokens", 3).out
+    assert "6 captioned, 0 kept their caption" in said
+    after = {image.id: image.caption for image in client.datasets.images(dataset)}
+    assert all(f"{id} {caption}" in said and len(caption.split()) <= 3 for id, caption in after.items())
+
+
+def test_the_command_takes_a_class_by_its_datasets_name(
+    atelier: Command, client: Atelier, dataset: int, starter: int, pictures: Path
+) -> None:
+    classes = client.datasets.create("the class")
+    client.datasets.upload(classes, [pictures])
+    prompts = ("--instance-prompt", "a sks cat", "--class-prompt", "a cat", "--class-dataset", "the class")
+    made = (
+        "train",
+        "--dataset",
+        dataset,
+        "--base-model",
+        starter,
+        "--method",
+        "dreambooth",
+        *prompts,
+        "--max-steps",
+        1,
+    )
+    job = client.training.wait(atelier(*made, "--json").json["id"])
+    assert job.status == JOB_STATUS_COMPLETED, job.failure
+    assert (job.config.dreambooth.class_dataset_id, job.config.dreambooth.prior_preservation) == (classes.id, True)
+    assert not any(event.loading.stage == LOADING_STAGE_DRAWING_CLASS_IMAGES for event in client.training.watch(job.id))
+    estimate = atelier(*made, "--estimate", "--json").json
+    assert estimate["num_images"] == 6

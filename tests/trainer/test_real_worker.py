@@ -8,6 +8,7 @@ from atelier.catalog.v1 import model_pb2
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.trainer.v1 import trainer_service_pb2 as pb
 from atelier.trainer.v1 import training_pb2 as tr
+from mlflow import MlflowClient
 from safetensors import safe_open
 
 from services.common.blobs import BlobStore
@@ -16,7 +17,7 @@ from services.trainer.__main__ import serving
 from services.trainer.config import TrainerSettings
 from tests.tiny import make_tiny_pipeline
 from tests.trainer.conftest import RunningCatalog
-from tests.trainer.house import Client, client_of
+from tests.trainer.house import Client, client_of, free_port
 
 
 def stored(folder: Path, blobs: BlobStore) -> list[model_pb2.ModelFile]:
@@ -79,3 +80,30 @@ async def test_a_lora_is_trained_and_registered_and_another_cancelled(
         cancelled = await cancel_in_mid_training(client, base_id)
         assert cancelled.status == tr.JOB_STATUS_CANCELLED
         assert not cancelled.HasField("model_id")
+
+
+@pytest.mark.timeout(240)
+async def test_jobs_are_runs_of_mlflow_where_it_is_told_of_and_go_on_where_it_is_away(
+    given: TrainerSettings,
+    catalog: RunningCatalog,
+    blobs: BlobStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base_id = await register_tiny(catalog, stored(tmp_path / "tiny", blobs))
+    uri = f"sqlite:///{tmp_path}/runs.sqlite"
+    tracked = MlflowClient(tracking_uri=uri)
+    experiment = tracked.create_experiment("atelier", artifact_location=(tmp_path / "artifacts").as_uri())
+    config = tr.TrainingConfig(max_steps=2, batch_size=2, lora=tr.LoraConfig(rank=2))
+    async with serving(given) as server, client_of(server.address, catalog.known) as client:
+        for address in (uri, f"http://127.0.0.1:{free_port()}"):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            job = await client.create(base_model_id=base_id, config=config)
+            events = await client.events(job.id)
+            assert (await client.get(job.id)).status == tr.JOB_STATUS_COMPLETED
+            warnings = [each.log.message for each in events if "no MLflow from here on" in each.log.message]
+            assert len(warnings) == (address != uri)
+    (run,) = tracked.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["max_steps"] == "2"
+    assert [each.step for each in tracked.get_metric_history(run.info.run_id, "loss/train")] == [1, 2]

@@ -17,13 +17,15 @@ from atelier.catalog.v1 import model_pb2
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.trainer.v1 import trainer_service_pb2 as pb
 from atelier.trainer.v1 import training_pb2 as tr
+from google.api.httpbody_pb2 import HttpBody
 
 from services.common.blobs import BlobStore
 from services.common.clients import open_channel
+from services.common.errors import NotFound
 from services.common.status import error_from_rpc
 from services.trainer.config import TrainerSettings
 from tests.trainer.conftest import RunningCatalog
-from tests.trainer.house import Client, script, trainer, workers_of
+from tests.trainer.house import Client, picture, script, trainer, workers_of
 
 
 def kinds(events: list[tr.TrainingEvent]) -> list[str]:
@@ -36,6 +38,18 @@ async def refusal(call: Any) -> Any:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return error_from_rpc(caught.value, peer="the Trainer")
+
+
+@pytest.fixture
+async def classes(catalog: RunningCatalog) -> int:
+    """A dataset with one picture of a class."""
+    async with open_channel(catalog.address) as channel:
+        stub = CatalogServiceStub(channel)
+        made = await stub.CreateDataset(catalog_pb2.CreateDatasetRequest(name="dogs"))
+        upload = catalog_pb2.UploadImageRequest(dataset_id=made.dataset.id, filename="dog.png")
+        upload.content.CopyFrom(HttpBody(content_type="image/png", data=picture(200)))
+        await stub.UploadImage(upload)
+    return made.dataset.id
 
 
 async def test_an_order_becomes_a_registered_model(client: Client, catalog: RunningCatalog) -> None:
@@ -97,6 +111,37 @@ async def test_a_request_id_makes_one_job(client: Client) -> None:
     first = await client.create(request_id=request_id, start=False)
     again = await client.create(request_id=request_id, start=False, output_name="another")
     assert again == first
+
+
+async def test_a_class_that_is_a_dataset_is_pinned_and_found_by_its_dataset(client: Client, classes: int) -> None:
+    dreambooth = tr.DreamBoothConfig(instance_prompt="sks dog", class_prompt="a dog", prior_preservation=True)
+    dreambooth.class_dataset_id = classes
+    order = {"method": tr.TRAINING_METHOD_DREAMBOOTH, "config": tr.TrainingConfig(dreambooth=dreambooth)}
+    job = await client.create(start=False, **order)
+    assert (job.config.dreambooth.class_dataset_id, len(job.class_snapshot_digest)) == (classes, 64)
+    assert job.class_snapshot_digest != job.snapshot_digest
+    assert await client.get(job.id) == job
+    for dataset_id, found in ((classes, 1), (client.known.dataset_id, 1), (client.known.empty_dataset_id, 0)):
+        listed = await client.stub.ListTrainingJobs(pb.ListTrainingJobsRequest(dataset_id=dataset_id))
+        assert listed.total_size == found
+    order["method"] = tr.TRAINING_METHOD_LORA
+    plain = await client.create(start=False, **order)
+    assert not plain.class_snapshot_digest, "what the method does not read is left out"
+
+
+async def test_a_class_dataset_that_cannot_be_one_is_refused(client: Client, classes: int) -> None:
+    known, field = client.known, "config.dreambooth.class_dataset_id"
+
+    async def asked(id: int, **more: Any) -> Any:
+        told = {"instance_prompt": "sks", "class_prompt": "a dog", "prior_preservation": True, **more}
+        config = tr.TrainingConfig(dreambooth=tr.DreamBoothConfig(class_dataset_id=id, **told))
+        return await refusal(client.create(method=tr.TRAINING_METHOD_DREAMBOOTH, config=config))
+
+    assert isinstance(await asked(999), NotFound)
+    assert (await asked(known.empty_dataset_id)).reason == "EMPTY_DATASET"
+    assert list((await asked(known.dataset_id)).violations) == [field]
+    assert list((await asked(classes, prior_preservation=False)).violations) == [field]
+    assert list((await asked(0)).violations) == [field]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,19 @@ class Training:
         )
         return self._trainer.call(self._stub.EstimateTrainingJob, request, timeout=ESTIMATE_SECONDS)
 
+    def caption(
+        self, dataset: DatasetRef, *, overwrite: bool = False, prefix: str = "", max_tokens: int = 0
+    ) -> Iterator[pb.CaptionDatasetResponse]:
+        """Captions a dataset's pictures with the deployment's captioning model: `progress`, with each caption once it
+        is stored, and last a `summary`. Leaving the iteration stops it; what was captioned until then stays.
+
+        Raises NotFound, FailedPrecondition: there is no such model (CAPTIONING_UNAVAILABLE), or no pictures.
+        """
+        request = pb.CaptionDatasetRequest(
+            dataset_id=self._datasets.id_of(dataset), overwrite=overwrite, prefix=prefix, max_tokens=max_tokens
+        )
+        yield from self._trainer.stream(self._stub.CaptionDataset, request)
+
     def get(self, job_id: str) -> TrainingJob:
         """Raises NotFound."""
         return self._trainer.call(self._stub.GetTrainingJob, pb.GetTrainingJobRequest(job_id=job_id)).job

@@ -8,16 +8,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from services.common.blobs import open_blobs
 from services.common.telemetry import configure_logging, get_logger
 from services.diffusion.device import without_bitsandbytes
-from services.trainer.domain import Cancelled, Loading, LoadingStage, Log, LogLevel, Optimizer, Report
+from services.trainer.domain import LAST_WORDS, Cancelled, Loading, LoadingStage, Log, LogLevel, Optimizer, Report
 from services.trainer.worker.assignment import Assignment, assignment_from_proto
 from services.trainer.worker.attach import Detached, TrainerLink, TrainerLost
 from services.trainer.worker.config import WorkerSettings
 from services.trainer.worker.failures import failure_of
+from services.trainer.worker.mlflow_runs import MlflowRun
 from services.trainer.worker.tracking import Tracker
 
 DONE, FAILED, NOT_WANTED = 0, 1, 3
@@ -56,11 +57,10 @@ def work(
     assigned = link.attach()
     try:
         link.report(Loading(LoadingStage.STARTING_WORKER))
-        tracker = Tracker(settings.tensorboard_dir, open_blobs(settings.blob_url)) if settings.tensorboard_dir else None
         assignment = assignment_from_proto(assigned)
         on_assignment(assignment)
         reports = _reports(assignment, settings, lambda: link.pausing)
-        told_to_stop = _follow(link, reports, tracker)
+        told_to_stop = _follow(link, reports, _trackers(assignment, settings))
     except (Detached, TrainerLost):
         raise
     except BaseException as error:
@@ -73,20 +73,43 @@ def work(
     return DONE
 
 
-def _follow(link: TrainerLink, reports: Iterator[Report | None], tracker: Tracker | None) -> bool:
-    """Hands reports over until the last, or until the Trainer says stop: True then."""
+def _trackers(assignment: Assignment, settings: WorkerSettings) -> list[Tracker | MlflowRun]:
+    blobs = open_blobs(settings.blob_url)
+    trackers: list[Tracker | MlflowRun] = []
+    if settings.tensorboard_dir:
+        trackers.append(Tracker(settings.tensorboard_dir, blobs))
+    if settings.mlflow_uri:
+        trackers.append(MlflowRun(settings.mlflow_uri, assignment, blobs))
+    return trackers
+
+
+def _follow(link: TrainerLink, reports: Iterator[Report | None], trackers: Sequence[Tracker | MlflowRun]) -> bool:
+    """Hands reports over until the last, or until the Trainer says stop: True then. What trackers have to say of
+    themselves comes before the last word."""
+
+    def note(report: Report) -> None:
+        said = [tracker.note(report) for tracker in trackers]
+        if isinstance(report, LAST_WORDS):
+            said += [tracker.close() for tracker in trackers]
+        for trouble in filter(None, said):
+            link.report(trouble)
+
     try:
         for report in reports:
             if link.cancelled:
+                note(Cancelled())
                 return True
             if report is not None:
+                note(report)
                 link.report(report)
-                if tracker is not None and (trouble := tracker.note(report)):
-                    link.report(trouble)
         return False
-    finally:
-        if tracker is not None:
+    except (Detached, TrainerLost):
+        for tracker in trackers:
             tracker.close()
+        raise
+    except BaseException as error:
+        note(failure_of(error))
+        raise
 
 
 def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable[[], bool]) -> Iterator[Report | None]:
@@ -103,7 +126,9 @@ def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable
         weights_dir=settings.weights_dir,
     )
     items = read_manifest(settings.catalog_address, assignment.snapshot_digest)
-    yield from run_job(assignment, items, places, pausing)
+    class_digest = assignment.class_snapshot_digest
+    class_items = read_manifest(settings.catalog_address, class_digest) if class_digest else ()
+    yield from run_job(assignment, items, places, pausing, class_items)
 
 
 def _lighten(assignment: Assignment) -> None:

@@ -47,6 +47,8 @@ class Assignment:
     bases: tuple[BaseModel, ...]
     checkpoints: tuple[domain.Checkpoint, ...] = ()
     """What earlier attempts left, newest first."""
+    class_snapshot_digest: str = ""
+    """Of DreamBooth's class, where that is a dataset."""
 
 
 def assignment_from_proto(message: worker_service_pb2.JobAssignment) -> Assignment:
@@ -61,6 +63,7 @@ def assignment_from_proto(message: worker_service_pb2.JobAssignment) -> Assignme
         snapshot_digest=job.snapshot_digest,
         bases=tuple(_base_from_proto(model) for model in message.base_models),
         checkpoints=tuple(stored_checkpoint_from_proto(each) for each in message.checkpoints),
+        class_snapshot_digest=job.class_snapshot_digest,
     )
 
 

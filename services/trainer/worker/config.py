@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -27,5 +27,7 @@ class WorkerSettings(BaseSettings):
     """The operator's own diffusers folders of hub models, by repository id."""
     tensorboard_dir: Path | None = None
     """Where the job's TensorBoard events go; unset: nowhere."""
+    mlflow_uri: str = Field("", validation_alias=AliasChoices("ATELIER_TRAINER_MLFLOW_URI", "MLFLOW_TRACKING_URI"))
+    """The tracking server at which the job is a run; empty: none."""
     patience_seconds: float = Field(600.0, gt=0)
     """How long a Trainer that does not answer is tried again before the job is given up."""

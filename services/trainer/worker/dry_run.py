@@ -24,7 +24,7 @@ from services.common.telemetry import configure_logging
 from services.diffusion.load import Components
 from services.trainer.codec import dump
 from services.trainer.domain import Device, Footprint, Method, Optimizer, TrainingConfig
-from services.trainer.worker import hardware
+from services.trainer.worker import class_pictures, hardware
 from services.trainer.worker.aside import at_hand, idle_parts, set_aside
 from services.trainer.worker.assignment import Assignment, assignment_from_proto
 from services.trainer.worker.cache import TrainingSet
@@ -37,7 +37,6 @@ from services.trainer.worker.manifest import read_manifest
 from services.trainer.worker.methods import Trainee, captions_for, make_trainee, save_weights, trains_every_weight
 from services.trainer.worker.plan import make_plan
 from services.trainer.worker.prepare import (
-    CLASS_STEPS,
     Places,
     load_bases,
     make_training_set,
@@ -64,9 +63,11 @@ class DoesNotFit(FailedPrecondition):
     default_reason = "DOES_NOT_FIT"
 
 
-def measure(assignment: Assignment, items: Sequence[Item], places: Places) -> Footprint:
-    """Raises DoesNotFit, and what the job itself would fail with."""
-
+def measure(
+    assignment: Assignment, items: Sequence[Item], places: Places, class_items: Sequence[Item] = ()
+) -> Footprint:
+    """`class_items` are DreamBooth's class, where that is a dataset. Raises DoesNotFit, and what the job itself would
+    fail with."""
     config, method = assignment.config, assignment.method
     device = hardware.choose_device(config.device)
     precision = hardware.choose_precision(config.mixed_precision, device)
@@ -83,7 +84,8 @@ def measure(assignment: Assignment, items: Sequence[Item], places: Places) -> Fo
     ]
     began = time.monotonic()
     pictures = _prepared(components, method, config, some, places, device, precision)
-    reading = (time.monotonic() - began) / len(some) * len(items)
+    num_read = len(items) + len(class_items)
+    reading = (time.monotonic() - began) / len(some) * num_read
     trainee = make_trainee(components, method, config, frozen=hardware.frozen_dtype(precision))
     set_aside(idle_parts(components, config))
     held = max(1, round(config.validation.share * len(items))) if config.validation.share else 0
@@ -107,7 +109,7 @@ def measure(assignment: Assignment, items: Sequence[Item], places: Places) -> Fo
         weights = sum((saved / path).stat().st_size for path in files)
         learner.save(saved / "state", job_id=assignment.job_id, step=1, measured=[])
         state = (saved / "state").stat().st_size
-    cached = sum(each.mean.nbytes * 2 for each in pictures.latents) / max(1, len(some)) * (len(items) - len(some))
+    cached = sum(each.mean.nbytes * 2 for each in pictures.latents) / max(1, len(some)) * (num_read - len(some))
     peak = hardware.memory_gauge(device)()[1] + (round(cached) if device == "cpu" else 0)
     if peak > total:
         raise DoesNotFit(f"training needs {_gigabytes(peak)} of memory on {device}, which has {_gigabytes(total)}")
@@ -217,7 +219,8 @@ def _step(
 def _draw_once(trainee: Trainee, config: TrainingConfig, method: Method, device: str, precision: str) -> float:
     """Draws as samples and class pictures are drawn, for one step; gives the seconds that drawing the class takes."""
     dreambooth = config.dreambooth if method is Method.DREAMBOOTH else None
-    count = dreambooth.num_class_images if dreambooth and dreambooth.prior_preservation else 0
+    draws = dreambooth is not None and dreambooth.prior_preservation and dreambooth.class_dataset_id is None
+    count = dreambooth.num_class_images if dreambooth and draws else 0
     together = min(DRAWN_AT_ONCE, max(count, len(config.samples.prompts)))
     if not together:
         return 0.0
@@ -231,7 +234,7 @@ def _draw_once(trainee: Trainee, config: TrainingConfig, method: Method, device:
         )
         for _ in pictures:
             pass
-    return (time.monotonic() - began) * CLASS_STEPS * count / together
+    return (time.monotonic() - began) * class_pictures.STEPS * count / together
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -249,7 +252,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         assignment = assignment_from_proto(JobAssignment.FromString(source.read_bytes()))
         items = read_manifest(settings.catalog_address, assignment.snapshot_digest)
-        answer = {"footprint": json.loads(dump(measure(assignment, items, places)))}
+        class_digest = assignment.class_snapshot_digest
+        class_items = read_manifest(settings.catalog_address, class_digest) if class_digest else ()
+        answer = {"footprint": json.loads(dump(measure(assignment, items, places, class_items)))}
     except Exception as error:
         failure = failure_of(error)
         if failure.reason == "OUT_OF_MEMORY":

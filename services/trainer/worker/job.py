@@ -30,6 +30,7 @@ from services.trainer.worker.aside import at_hand, idle_parts, set_aside
 from services.trainer.worker.assignment import Assignment
 from services.trainer.worker.cache import TrainingSet
 from services.trainer.worker.checkpoint import Pace, store_weights
+from services.trainer.worker.class_pictures import class_pictures
 from services.trainer.worker.clips import draw_clip_samples
 from services.trainer.worker.data import Item, needs_enlarging
 from services.trainer.worker.loop import train
@@ -37,6 +38,8 @@ from services.trainer.worker.meter import Meter
 from services.trainer.worker.methods import Trainee, captions_for, make_trainee, training_record
 from services.trainer.worker.plan import Plan, make_plan
 from services.trainer.worker.prepare import Places, load_bases, make_training_set, training_size, with_resolution
+from services.trainer.worker.record import KEY as RECORD
+from services.trainer.worker.record import record_training
 from services.trainer.worker.samples import draw_samples
 from services.trainer.worker.state import Learner, make_learner, restore, store_state
 from services.trainer.worker.validation import Judge, compare, hold_out, validation_loss
@@ -67,9 +70,11 @@ def run_job(
     items: Sequence[Item],
     places: Places,
     pausing: Callable[[], bool] = lambda: False,
+    class_items: Sequence[Item] = (),
 ) -> Iterator[Report | None]:
     """Does the job, or what earlier attempts have left of it, and yields what happens; None is a moment at which it can
-    be left. The last report is Trained, or Paused soon after `pausing` says so.
+    be left. The last report is Trained, or Paused soon after `pausing` says so. `class_items` are DreamBooth's class,
+    where that is a dataset.
 
     Leaving the generator stops the job within one pass of the denoiser. Raises the errors of `failures`.
     """
@@ -93,8 +98,23 @@ def run_job(
         items = [item for row, item in enumerate(items) if row not in held] + [items[row] for row in sorted(held)]
         yield Log(LogLevel.INFO, f"{num_held_out} of the {len(items)} pictures are held out for validation")
     captions = captions_for(method, config, [item.caption for item in items])
+    drawing = class_pictures(
+        components,
+        method,
+        config,
+        assignment.bases,
+        class_items,
+        places.blobs,
+        places.class_cache,
+        device,
+        precision,
+    )
+    classes = yield from _unless(pausing, drawing)
+    if classes is None:
+        yield Paused()
+        return
     preparing = make_training_set(
-        components, method, config, items, captions, places.blobs, device, precision, num_held_out
+        components, method, config, items, captions, places.blobs, device, precision, num_held_out, classes
     )
     pictures = yield from _unless(pausing, preparing)
     if pictures is None:
@@ -302,10 +322,19 @@ def _store(run: Run, step: int) -> tuple[ModelFile, ...]:
         job_id=run.assignment.job_id,
         base_name=base.name,
         base_digest=base.digest or f"{base.hub_repo}@{base.hub_revision}",
+        family=run.trainee.components.family,
         snapshot_digest=run.assignment.snapshot_digest,
         num_images=run.pictures.num_images,
         resolution=run.config.resolution or 0,
         step=step,
         epoch=run.plan.epoch_of(step),
+    )
+    record[RECORD] = record_training(
+        run.assignment,
+        run.config,
+        device=run.device,
+        precision=run.precision,
+        num_images=run.pictures.num_images,
+        step=step,
     )
     return store_weights(run.trainee, run.places.blobs, run.places.scratch, record)

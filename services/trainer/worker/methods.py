@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidArgument
 from services.diffusion.adapters import add_lora, save_lora
+from services.diffusion.families.family import Family
 from services.diffusion.load import Components
 from services.diffusion.schedulers import make_scheduler
 from services.trainer.domain import LoraConfig, Method, Prediction, TrainingConfig
@@ -173,6 +174,7 @@ def training_record(
     job_id: str,
     base_name: str,
     base_digest: str,
+    family: Family,
     snapshot_digest: str,
     num_images: int,
     resolution: int,
@@ -185,7 +187,7 @@ def training_record(
         "atelier_job_id": job_id,
         "atelier_method": method.value,
         "atelier_snapshot_digest": snapshot_digest,
-        "ss_base_model_version": "sd_v1",
+        "ss_base_model_version": family.kohya_version,
         "ss_sd_model_name": base_name,
         "ss_sd_model_hash": base_digest,
         "ss_resolution": f"({resolution}, {resolution})",

@@ -1,30 +1,24 @@
 """What must be there before the first step: the model, the pictures' latents, the captions' embeddings."""
 
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from services.common.blobs import BlobStore
 from services.common.buckets import bucket_for
 from services.common.errors import InvalidArgument
-from services.diffusion.geometry import as_rows, middle_of, whole
+from services.diffusion.geometry import Geometry, as_rows, middle_of
 from services.diffusion.load import Components, load_components
 from services.diffusion.weights import fetch_hub, materialise
 from services.trainer.domain import Loading, LoadingStage, Method, Report, TrainingConfig
 from services.trainer.worker import hardware
 from services.trainer.worker.assignment import BaseModel
 from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
+from services.trainer.worker.class_pictures import ClassPictures
 from services.trainer.worker.clips import make_clip_set
-from services.trainer.worker.data import Item, Pictures, read_pictures
-from services.trainer.worker.samples import draw
-from services.trainer.worker.seeds import derive_seed
+from services.trainer.worker.data import Item, read_pictures
 
-if TYPE_CHECKING:
-    import torch
-
-CLASS_STEPS, CLASS_GUIDANCE = 25, 7.5  # how DreamBooth's class pictures are drawn
+NO_CLASS = ClassPictures()
 
 
 @dataclass(frozen=True)
@@ -36,6 +30,11 @@ class Places:
     models: Path  # folders of links to base models, shared by jobs
     hub_cache: Path
     weights_dir: Path | None  # the operator's own copies of hub models
+
+    @property
+    def class_cache(self) -> Path:
+        """Where what was drawn of DreamBooth's classes is kept."""
+        return self.models.parent / "class"
 
 
 def load_bases(bases: Sequence[BaseModel], places: Places, device: str) -> Components:
@@ -72,38 +71,29 @@ def make_training_set(
     device: str,
     precision: str,
     num_held_out: int = 0,
+    classes: ClassPictures = NO_CLASS,
 ) -> Generator[Report | None, None, TrainingSet]:
-    """Encodes the pictures, of which the last `num_held_out` are held out, and behind them DreamBooth's class pictures
-    if it has any, which are drawn first."""
-    import torch
-
-    sizes = [training_size(item, config, components) for item in items]
+    """Encodes the pictures, of which the last `num_held_out` are held out, and behind them DreamBooth's class's, if it
+    has any."""
     if components.family.draws_clips:
+        sizes = [training_size(item, config, components) for item in items]
         dtype = hardware.frozen_dtype(precision)
         return (yield from make_clip_set(components, config, items, sizes, blobs, dtype, num_held_out))
-    class_pictures: list[torch.Tensor] = []
-    dreambooth = config.dreambooth if method is Method.DREAMBOOTH else None
-    if dreambooth and dreambooth.prior_preservation:
-        if not dreambooth.class_prompt:
-            raise InvalidArgument("prior preservation wants the class's prompt", field="config.dreambooth.class_prompt")
-        count = dreambooth.num_class_images
-        drawing = hardware.autocast(device, precision)
-        class_pictures = yield from _draw_class(components, config, dreambooth.class_prompt, count, drawing)
-        captions = captions + [dreambooth.class_prompt] * len(class_pictures)
+    captions = captions + [classes.prompt] * len(classes.items)
     builder = LatentsBuilder(components, flip=config.random_flip)
-    total, done = len(items) + len(class_pictures), 0
-    for size in dict.fromkeys(sizes):
-        rows = [row for row, each in enumerate(sizes) if each == size]
-        for part in in_parts(rows):
-            some = rows[part.start : part.stop]
-            yield Loading(LoadingStage.CACHING_LATENTS, done, total)
-            builder.add(some, read_pictures([items[row] for row in some], blobs, size, masked=config.masked_loss))
-            done += len(some)
-    for part in in_parts(class_pictures):
-        yield Loading(LoadingStage.CACHING_LATENTS, len(items) + part.start, total)
-        pixels = _as_input(class_pictures[part.start : part.stop])
-        masks = torch.ones_like(pixels[:, :1]) if config.masked_loss else None
-        builder.add([len(items) + place for place in part], Pictures(pixels, masks))
+    total, done = len(items) + len(classes.items), 0
+    cuts: list[Geometry] = []
+    for first, group, store in ((0, items, blobs), (len(items), classes.items, classes.blobs or blobs)):
+        sizes = [training_size(item, config, components) for item in group]
+        cuts += [middle_of(item.width, item.height, size) for item, size in zip(group, sizes, strict=True)]
+        for size in dict.fromkeys(sizes):
+            rows = [row for row, each in enumerate(sizes) if each == size]
+            for part in in_parts(rows):
+                some = rows[part.start : part.stop]
+                yield Loading(LoadingStage.CACHING_LATENTS, done, total)
+                pictures = read_pictures([group[row] for row in some], store, size, masked=config.masked_loss)
+                builder.add([first + row for row in some], pictures)
+                done += len(some)
     yield Loading(LoadingStage.CACHING_LATENTS, total, total)
     if config.train_text_encoder or config.caption_shuffle:
         embed = read_captions(
@@ -115,14 +105,12 @@ def make_training_set(
         )
     else:
         embed = cached_captions(components, captions, dtype=hardware.frozen_dtype(precision))
-    side = config.resolution or components.size.native
-    cuts = [middle_of(item.width, item.height, size) for item, size in zip(items, sizes, strict=True)]
     return TrainingSet(
         *builder.build(),
         embed,
-        as_rows(cuts + [whole(side, side)] * len(class_pictures)),
+        as_rows(cuts),
         num_images=len(items) - num_held_out,
-        num_class_images=len(class_pictures),
+        num_class_images=len(classes.items),
         num_held_out=num_held_out,
     )
 
@@ -133,35 +121,3 @@ def training_size(item: Item, config: TrainingConfig, components: Components) ->
     if not config.aspect_buckets:
         return side, side
     return bucket_for(item.width, item.height, resolution=side, multiple=components.size.multiple)
-
-
-def _draw_class(
-    components: Components, config: TrainingConfig, prompt: str, count: int, autocast: AbstractContextManager[object]
-) -> "Generator[Report | None, None, list[torch.Tensor]]":
-    """Returns `count` (H, W, 3) uint8 pictures that the untrained base model draws of the class."""
-    drawn: list[torch.Tensor] = []
-    seeds = [derive_seed(config.seed or 0, "class", place) for place in range(count)]
-    yield Loading(LoadingStage.DRAWING_CLASS_IMAGES, 0, count)
-    pictures = draw(
-        components,
-        [prompt] * count,
-        seeds,
-        side=config.resolution or components.size.native,
-        steps=CLASS_STEPS,
-        guidance_scale=CLASS_GUIDANCE,
-        autocast=autocast,
-    )
-    for pixels in pictures:
-        if pixels is None:
-            yield None
-        else:
-            drawn.append(pixels)
-            yield Loading(LoadingStage.DRAWING_CLASS_IMAGES, len(drawn), count)
-    return drawn
-
-
-def _as_input(pictures: "Sequence[torch.Tensor]") -> "torch.Tensor":
-    """(B, 3, H, W) float32 in [-1, 1] of (H, W, 3) uint8 pictures."""
-    import torch
-
-    return torch.stack(list(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1

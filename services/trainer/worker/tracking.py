@@ -33,10 +33,11 @@ class Tracker:
             return Log(LogLevel.WARNING, f"no TensorBoard events from here on: {error}")
         return None
 
-    def close(self) -> None:
-        """Writes what is left."""
+    def close(self) -> Log | None:
+        """Writes what is left. As `note`."""
         if self._writer is not None and not self._broken:
             self._writer.close()
+        return None
 
     def _write(self, report: Progress | Validation | Sample) -> None:
         if self._writer is None:
@@ -46,7 +47,7 @@ class Tracker:
             self._writer = SummaryWriter(str(self._folder), purge_step=report.step, flush_secs=FLUSH_SECONDS)
         match report:
             case Progress():
-                for name, value in _scalars(report).items():
+                for name, value in scalars(report).items():
                     self._writer.add_scalar(name, value, report.step)
             case Validation():
                 self._writer.add_scalar("loss/validation", report.loss, report.step)
@@ -63,7 +64,8 @@ class Tracker:
             return numpy.asarray(picture.convert("RGB"))
 
 
-def _scalars(progress: Progress) -> dict[str, float]:
+def scalars(progress: Progress) -> dict[str, float]:
+    """What is plotted of a step."""
     return {
         "loss/train": progress.loss,
         "loss/smoothed": progress.smoothed_loss,

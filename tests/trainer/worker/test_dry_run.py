@@ -54,6 +54,17 @@ def test_every_kind_of_job_is_measured(scratch: House, method: Method, changes: 
     assert not list(scratch.places.scratch.iterdir()), "what was saved to be weighed is gone"
 
 
+def test_a_class_that_is_a_dataset_takes_no_time_to_draw(scratch: House) -> None:
+    class_of = DreamBoothConfig("a sks dog", "a dog", prior_preservation=True, num_class_images=1000)
+    drawn = measure(assignment(scratch, Method.DREAMBOOTH, dreambooth=class_of), scratch.items, scratch.places)
+    given = replace(class_of, class_dataset_id=9)
+    read = measure(
+        assignment(scratch, Method.DREAMBOOTH, dreambooth=given), scratch.items, scratch.places, scratch.items * 2
+    )
+    assert read.preparing_seconds < drawn.preparing_seconds / 10
+    assert read.total_steps == drawn.total_steps
+
+
 @pytest.mark.parametrize(("share", "images", "steps"), [(0.4, 3, 2), (0.01, 4, 2), (0.0, 5, 3)])
 def test_pictures_held_out_are_no_steps(scratch: House, share: float, images: int, steps: int) -> None:
     config = {"epochs": 1, "validation": ValidationConfig(share=share), "lora": LoraConfig(rank=1)}

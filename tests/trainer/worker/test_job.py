@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -45,6 +46,7 @@ from services.trainer.worker.checkpoint import Pace
 from services.trainer.worker.data import Item
 from services.trainer.worker.job import run_job
 from services.trainer.worker.prepare import Places
+from services.trainer.worker.record import config_of
 from tests.trainer.worker.conftest import CAPTIONS, make_config
 
 pytestmark = pytest.mark.usefixtures("accelerator")
@@ -123,12 +125,18 @@ def test_a_lora_job_reports_its_stages_its_steps_and_its_weights(house: House) -
     assert not list(house.places.scratch.glob("weights-*"))
 
 
-def test_the_same_job_gives_the_same_bytes_with_or_without_samples_and_checkpoints(house: House) -> None:
+def tensors(house: House, trained: Trained) -> list[bytes]:
+    """What was learnt, without the files' headers."""
+    contents = [house.places.blobs.get(file.sha256) for file in trained.files]
+    return [content[8 + int.from_bytes(content[:8], "little") :] for content in contents]
+
+
+def test_the_same_job_learns_the_same_with_or_without_samples_and_checkpoints(house: House) -> None:
     config = make_config(epochs=2, random_flip=True, caption_dropout=0.2, lora=LoraConfig(rank=2, dropout=0.1))
     plain = last(house.reports(config))
     samples = SampleConfig(("red apple", "blue cat"), interval_steps=2, steps=2)
     busy = house.reports(replace(config, samples=samples, checkpoints=CheckpointConfig(interval_steps=1)))
-    assert digests(plain) == digests(last(busy))
+    assert tensors(house, plain) == tensors(house, last(busy))
     drawn = [(report.step, report.index) for report in busy if isinstance(report, Sample)]
     assert drawn == [(2, 0), (2, 1), (4, 0), (4, 1), (6, 0), (6, 1)]
     image = next(report for report in busy if isinstance(report, Sample))
@@ -329,6 +337,60 @@ def test_dreambooth_draws_its_class_with_the_base_model_before_it_trains(house: 
     assert last(house.reports(whole, Method.DREAMBOOTH)).layout == 1
 
 
+def drawing_reports(reports: Sequence[Report | None]) -> list[int]:
+    """How many of the class were there at each report of their drawing."""
+    stage = LoadingStage.DRAWING_CLASS_IMAGES
+    return [each.done for each in reports if isinstance(each, Loading) and each.stage is stage]
+
+
+def test_a_class_is_drawn_once_however_often_the_job_is_begun(house: House) -> None:
+    dreambooth = DreamBoothConfig("photo of sks dog", "a dog", prior_preservation=True, num_class_images=6)
+    config = make_config(max_steps=1, dreambooth=dreambooth)
+    whole = house.reports(config, Method.DREAMBOOTH)
+    assert drawing_reports(house.reports(config, Method.DREAMBOOTH)) == [], "they are kept"
+    other = replace(config, seed=8)
+    begun = house.run(other, Method.DREAMBOOTH)
+    while drawing_reports([next(begun)]) != [5]:
+        pass
+    begun.close()  # type: ignore[attr-defined]  # an Iterator by its type, a generator by nature
+    resumed = house.reports(other, Method.DREAMBOOTH)
+    assert drawing_reports(resumed) == [4, 5, 6], "what a batch was drawn with is drawn together again"
+    undisturbed = replace(house, places=replace(house.places, models=house.places.models / "elsewhere"))
+    afresh = undisturbed.reports(other, Method.DREAMBOOTH)
+    assert drawing_reports(afresh) == [0, 1, 2, 3, 4, 5, 6]
+    assert digests(last(resumed)) == digests(last(afresh)) != digests(last(whole))
+
+
+def test_a_damaged_class_picture_is_drawn_again(house: House) -> None:
+    dreambooth = DreamBoothConfig("photo of sks dog", "a dog", prior_preservation=True, num_class_images=2)
+    config = make_config(max_steps=1, dreambooth=dreambooth)
+    whole = house.reports(config, Method.DREAMBOOTH)
+    pictures = [each for each in house.places.class_cache.glob("*/??/*") if each.is_file()]
+    assert len(pictures) == 2
+    pictures[0].write_bytes(b"half")
+    again = house.reports(config, Method.DREAMBOOTH)
+    assert drawing_reports(again) == [0, 1, 2]
+    assert digests(last(again)) == digests(last(whole))
+
+
+def test_a_class_that_is_a_dataset_is_learnt_and_none_is_drawn(house: House) -> None:
+    dreambooth = DreamBoothConfig("photo of sks dog", "a dog", prior_preservation=True, class_dataset_id=9)
+    config = make_config(max_steps=2, dreambooth=dreambooth, aspect_buckets=True, masked_loss=True)
+    assignment = Assignment(JOB_ID, Method.DREAMBOOTH, config, "ab" * 32, (house.base,), (), "ef" * 32)
+
+    def train(class_items: Sequence[Item]) -> list[Report]:
+        reports = run_job(assignment, house.items[:2], house.places, class_items=class_items)
+        return [report for report in reports if report is not None]
+
+    one = train(house.items[2:5])
+    assert drawing_reports(one) == []
+    caching = [each for each in one if isinstance(each, Loading) and each.stage is LoadingStage.CACHING_LATENTS]
+    assert caching[-1].total == 2 + 3
+    recaptioned = [replace(item, caption="a red apple") for item in house.items[2:5]]
+    assert digests(last(train(recaptioned))) == digests(last(one)), "its captions are not read"
+    assert digests(last(train(house.items[3:5]))) != digests(last(one)), "and its pictures are"
+
+
 def test_leaving_a_job_leaves_nothing_behind(house: House) -> None:
     job = house.run(make_config(max_steps=100_000))
     for report in job:
@@ -380,6 +442,38 @@ def test_what_cannot_be_done_says_why(
         assert isinstance(raised.value, InvalidArgument)
     else:
         assert raised.value.reason == reason
+
+
+def record_of(house: House, trained: Trained) -> dict[str, Any]:
+    file = next(file for file in trained.files if file.path.endswith(".safetensors"))
+    with safe_open(house.places.blobs.path(file.sha256), framework="pt") as weights:
+        record: dict[str, Any] = json.loads(weights.metadata()["atelier_training"])
+    return record
+
+
+@pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
+def test_training_from_the_record_of_a_model_gives_the_models_bytes(house: House, method: Method) -> None:
+    lora = LoraConfig(rank=2, alpha=3.0, dropout=0.1) if method is Method.LORA else None
+    config = make_config(max_steps=3, seed=2**53 - 1, trigger_word="tusché", random_flip=True, lora=lora)
+    trained = last(house.reports(config, method))
+    record = record_of(house, trained)
+    told = Assignment(JOB_ID, Method(record["method"]), config_of(record), record["snapshot_digest"], (house.base,))
+    assert told.config == config, "every setting is in the record"
+    again = [report for report in run_job(told, house.items, house.places) if report is not None]
+    assert digests(last(again)) == digests(trained)
+
+
+def test_the_record_names_all_that_decides_the_weights(house: House) -> None:
+    record = record_of(house, last(house.reports(make_config(max_steps=1))))
+    assert record["bases"] == [{"name": "tiny", "family": "stable_diffusion", "digest": "cd" * 32}]
+    assert (record["snapshot_digest"], record["class_snapshot_digest"]) == ("ab" * 32, "")
+    assert (record["device"], record["mixed_precision"]) == ("cpu", "no")
+    assert (record["seed"], record["step"], record["num_images"]) == (7, 1, 5)
+    assert record["versions"]["torch"] == torch.__version__
+    assert set(record["versions"]) > {"python", "atelier", "diffusers", "transformers", "peft"}
+    settings = record["config"]
+    assert (settings["weight_decay"], settings["optimizer"]) == (0.01, "OPTIMIZER_ADAMW"), "defaults are visible"
+    assert JOB_ID not in json.dumps(record)
 
 
 def test_the_header_is_text_that_other_tools_read(house: House) -> None:

@@ -7,6 +7,7 @@ import typer
 from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2 import UploadRefusal
 from atelier.catalog.v1.dataset_pb2 import Dataset, DatasetType
+from atelier.trainer.v1.trainer_service_pb2 import CaptionSummary
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
 
 from atelier_client.cli.session import (
@@ -181,6 +182,34 @@ _FOUND = {
     pb.FINDING_KIND_BOILERPLATE_CAPTION: "with a caption that says nothing",
 }
 _NAMED = 8
+
+
+@app.command()
+def caption(
+    context: typer.Context,
+    dataset: DatasetArgument,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also pictures that have a caption.")] = False,
+    prefix: Annotated[str, typer.Option(help='Put before each, for example "a photo of sks dog, ".')] = "",
+    max_tokens: Annotated[int, typer.Option(help="Of a caption, at most. Default: 40.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Caption pictures with the deployment's captioning model. Ctrl-C stops it; captions that are there stay."""
+    columns = (TextColumn("Captioning"), BarColumn(), MofNCompleteColumn())
+    summary = CaptionSummary()
+    with session_of(context).client() as client, Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        for answer in client.training.caption(dataset, overwrite=overwrite, prefix=prefix, max_tokens=max_tokens):
+            progress, summary = answer.progress, answer.summary
+            if answer.HasField("progress") and progress.total:
+                bar.update(task, completed=progress.done, total=progress.total)
+            if progress.image_id and not json:
+                out.print(f"{progress.image_id:6} {progress.caption}", markup=False)
+    if json:
+        print_json(summary)
+        return
+    out.print(f"{summary.num_captioned} captioned, {summary.num_kept} kept their caption", markup=False)
+    if summary.damaged_image_ids:
+        err.print(f"damaged: {', '.join(map(str, summary.damaged_image_ids))}", markup=False)
 
 
 @app.command()

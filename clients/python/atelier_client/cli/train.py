@@ -63,6 +63,10 @@ def train(
     ] = False,
     prior_loss_weight: Annotated[float | None, typer.Option(rich_help_panel=DREAMBOOTH)] = None,
     class_images: Annotated[int | None, typer.Option(rich_help_panel=DREAMBOOTH)] = None,
+    class_dataset: Annotated[
+        str | None,
+        typer.Option(help="The class's pictures are this dataset's: id or name.", rich_help_panel=DREAMBOOTH),
+    ] = None,
     full_weights: Annotated[
         bool, typer.Option("--full-weights", help="Every weight, not a LoRA.", rich_help_panel=DREAMBOOTH)
     ] = False,
@@ -181,7 +185,7 @@ def train(
         "dreambooth": {
             "instance_prompt": instance_prompt,
             "class_prompt": class_prompt,
-            "prior_preservation": prior_preservation or None,
+            "prior_preservation": prior_preservation or class_dataset is not None or None,
             "prior_loss_weight": prior_loss_weight,
             "num_class_images": class_images,
             "full": full_weights or None,
@@ -190,6 +194,8 @@ def train(
         "checkpoints": {"interval_steps": checkpoint_every, "keep": keep_checkpoints},
     }
     with session_of(context).client() as client:
+        if class_dataset is not None:
+            config["dreambooth"]["class_dataset_id"] = client.datasets.id_of(class_dataset)
         if estimate:
             _print_estimate(client.training.estimate(dataset, base_model, method=method, config=config), json)
             return

@@ -1,7 +1,7 @@
 import { Code, createClient } from "@connectrpc/connect";
 import { createConnectQueryKey, useMutation, useQuery } from "@connectrpc/connect-query";
 import { Button, Group, Menu, Skeleton, Text, Title } from "@mantine/core";
-import { IconDots, IconPencil, IconRefresh, IconSchool, IconTrash, IconZoomCheck } from "@tabler/icons-react";
+import { IconDots, IconPencil, IconRefresh, IconSchool, IconTextCaption, IconTrash, IconZoomCheck } from "@tabler/icons-react";
 import { useQueryClient } from "@tanstack/react-query";
 import { useCallback, useState } from "react";
 import { Link, useLocation } from "wouter";
@@ -12,10 +12,12 @@ import { Confirm } from "../app/Confirm";
 import { notify } from "../app/notify";
 import { Empty, Page } from "../app/Page";
 import { CatalogService, type RefreshDatasetResponse } from "../gen/atelier/catalog/v1/catalog_service_pb";
-import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
+import { DatasetType, type Image } from "../gen/atelier/catalog/v1/dataset_pb";
+import { TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import { useSpeech } from "../i18n";
 import { each } from "../lib/retry";
 import { BulkCaptions } from "./BulkCaptions";
+import { Captioning } from "./Captioning";
 import { Damage } from "./Damage";
 import { DatasetForm } from "./DatasetForm";
 import { ImageGrid } from "./ImageGrid";
@@ -38,6 +40,8 @@ export default function DatasetPage({ id }: { id: number }) {
   const refresh = useMutation(refreshDataset);
   const [found, setFound] = useState<RefreshDatasetResponse | null>(null);
   const [inspecting, setInspecting] = useState(false);
+  const able = useQuery(TrainerService.method.getTrainerCapabilities, {});
+  const [captioning, setCaptioning] = useState(false);
   const [dialog, setDialog] = useState<Dialog>(null);
   const [selected, setSelected] = useState<ReadonlySet<number>>(new Set());
   const [doomed, setDoomed] = useState<ReadonlySet<number>>(new Set());
@@ -159,6 +163,16 @@ export default function DatasetPage({ id }: { id: number }) {
               {words.inspection.inspect}
             </Button>
           )}
+          {size > 0 && able.data?.captionModel && it.type === DatasetType.IMAGE && (
+            <Button
+              variant="default"
+              leftSection={<IconTextCaption size={16} aria-hidden />}
+              disabled={captioning}
+              onClick={() => setCaptioning(true)}
+            >
+              {words.captioning.caption}
+            </Button>
+          )}
           {size > 0 && (
             <Button component={Link} href={`/training?new=${id}`} leftSection={<IconSchool size={16} aria-hidden />}>
               {words.datasets.train}
@@ -188,6 +202,14 @@ export default function DatasetPage({ id }: { id: number }) {
           datasetId={id}
           onSelect={(imageIds) => setSelected((before) => new Set([...before, ...imageIds]))}
           onClose={() => setInspecting(false)}
+        />
+      )}
+      {captioning && able.data && (
+        <Captioning
+          datasetId={id}
+          model={able.data.captionModel}
+          onCaption={images.recaption}
+          onClose={() => setCaptioning(false)}
         />
       )}
       <UploadPanel datasetId={id} onLanded={landed} />

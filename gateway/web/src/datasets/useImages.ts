@@ -56,10 +56,14 @@ export function useImages(datasetId: number) {
     (changed: Image) => patch((data) => withPages(data, (image) => (image.id === changed.id ? changed : image))),
     [patch],
   );
+  const recaption = useCallback(
+    (imageId: number, caption: string) => patch((data) => withPages(data, (image) => (image.id === imageId ? { ...image, caption } : image))),
+    [patch],
+  );
   const remove = useCallback(
     (ids: ReadonlySet<number>) => patch((data) => withPages(data, (image) => (ids.has(image.id) ? null : image))),
     [patch],
   );
   const add = useCallback((landed: readonly Image[]) => patch((data) => withLanded(data, landed)), [patch]);
-  return { ...query, images, total, replace, remove, add };
+  return { ...query, images, total, replace, recaption, remove, add };
 }

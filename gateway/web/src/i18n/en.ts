@@ -86,6 +86,19 @@ export const en = {
     more: (n: number) => `and ${n} more`,
     buckets: "Sizes, if the pictures' shapes are kept:",
   },
+  captioning: {
+    caption: "Write captions",
+    title: (model: string) => `Captions by ${model}`,
+    prefix: "Before each",
+    prefixHint: "For example: inkstyle, ",
+    overwrite: "Also pictures that have a caption",
+    start: "Write captions",
+    stop: "Stop",
+    loading: "The model is being loaded, or is at work on another dataset…",
+    writing: (done: number, total: number) => `${done} of ${total} pictures`,
+    done: (captioned: number, kept: number, damaged: number) =>
+      `${captioned} captioned, ${kept} kept their caption${damaged ? `, ${damaged} damaged` : ""}.`,
+  },
   upload: {
     drop: "Drop pictures here",
     or: "JPEG, PNG or WebP. A .txt file of the same name is taken as the caption.",
@@ -233,6 +246,8 @@ export const en = {
     classPromptHint: "For example: a photo of a dog",
     priorPreservation: "Keep the class as it was (prior preservation)",
     classImages: "Class pictures",
+    classDataset: "Dataset of the class",
+    classDrawn: "None: the base model draws them",
     dreamboothFull: "Train every weight instead of a LoRA",
     samples: "Samples",
     samplePrompts: "Sample prompts, one a line",

@@ -87,6 +87,19 @@ export const fr: Words = {
     more: (n) => `et ${n} de plus`,
     buckets: "Tailles, si le format des images est gardé :",
   },
+  captioning: {
+    caption: "Écrire les légendes",
+    title: (model: string) => `Légendes par ${model}`,
+    prefix: "Devant chacune",
+    prefixHint: "Par exemple : inkstyle, ",
+    overwrite: "Aussi les images qui ont déjà une légende",
+    start: "Écrire les légendes",
+    stop: "Arrêter",
+    loading: "Le modèle se charge, ou travaille sur un autre dataset…",
+    writing: (done: number, total: number) => `${done} images sur ${total}`,
+    done: (captioned: number, kept: number, damaged: number) =>
+      `${captioned} légendées, ${kept} ont gardé leur légende${damaged ? `, ${damaged} endommagées` : ""}.`,
+  },
   upload: {
     drop: "Déposez vos images ici",
     or: "JPEG, PNG ou WebP. Un fichier .txt du même nom donne la légende.",
@@ -234,6 +247,8 @@ export const fr: Words = {
     classPromptHint: "Par exemple : a photo of a dog",
     priorPreservation: "Garder la classe intacte (prior preservation)",
     classImages: "Images de la classe",
+    classDataset: "Dataset de la classe",
+    classDrawn: "Aucun : le modèle de base les dessine",
     dreamboothFull: "Entraîner tous les poids au lieu d'un LoRA",
     samples: "Échantillons",
     samplePrompts: "Prompts d'échantillon, un par ligne",

@@ -1,11 +1,12 @@
 import { Checkbox, NumberInput, Select, SimpleGrid, Stack, Textarea, TextInput } from "@mantine/core";
+import type { Dataset } from "../gen/atelier/catalog/v1/dataset_pb";
 import { LearningRateSchedule, MixedPrecision, TrainingMethod } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
 import { adaptsOnly } from "./draft";
 import { choices, type FieldsProps, useFields } from "./fields";
 
 /** What DreamBooth alone asks for. */
-export function DreamBoothFields(props: FieldsProps) {
+export function DreamBoothFields({ datasets, ...props }: FieldsProps & { datasets: readonly Dataset[] }) {
   const { words } = useSpeech();
   const { amount, flag, text } = useFields(props);
   if (props.draft.method !== TrainingMethod.DREAMBOOTH) return null;
@@ -21,7 +22,17 @@ export function DreamBoothFields(props: FieldsProps) {
       {props.draft.priorPreservation && (
         <SimpleGrid style={{ alignItems: "end" }} cols={{ base: 1, xs: 2 }}>
           <TextInput label={words.training.classPrompt} description={words.training.classPromptHint} {...text("classPrompt")} />
-          <NumberInput label={words.training.classImages} {...amount("classImages")} />
+          <Select
+            label={words.training.classDataset}
+            clearable
+            searchable
+            placeholder={words.training.classDrawn}
+            value={props.draft.classDatasetId === "" ? null : String(props.draft.classDatasetId)}
+            onChange={(value) => props.set("classDatasetId", value === null ? "" : Number(value))}
+            data={datasets.map((each) => ({ value: String(each.id), label: each.name }))}
+            error={props.problem("classDatasetId")}
+          />
+          {props.draft.classDatasetId === "" && <NumberInput label={words.training.classImages} {...amount("classImages")} />}
         </SimpleGrid>
       )}
       <Checkbox label={words.training.dreamboothFull} {...flag("dreamboothFull")} />

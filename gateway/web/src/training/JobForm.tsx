@@ -178,7 +178,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
           error={problem("outputName")}
           onChange={(event) => set("outputName", event.currentTarget.value)}
         />
-        <DreamBoothFields {...fields} />
+        <DreamBoothFields {...fields} datasets={datasets.filter((each) => each.numItems > 0n && each.id !== draft.datasetId)} />
         <Accordion
           variant="contained"
           multiple

@@ -30,6 +30,13 @@ test("what a method does not read is left out", () => {
   expect(made({ ...filled, method: TrainingMethod.DREAMBOOTH, dreamboothFull: true }).config?.lora).toBeUndefined();
 });
 
+test("a class that is a dataset is not drawn, and is read where the class is kept alone", () => {
+  const asked = { method: TrainingMethod.DREAMBOOTH, classDatasetId: 9, classImages: 50 } as const;
+  const kept = made({ ...asked, priorPreservation: true }).config?.dreambooth;
+  expect([kept?.classDatasetId, kept?.numClassImages]).toEqual([9, undefined]);
+  expect(made({ ...asked, priorPreservation: false }).config?.dreambooth?.classDatasetId).toBeUndefined();
+});
+
 test("what only whole models have is left out for a LoRA, and what LoRAs have for whole models", () => {
   const asked = { heldOut: 0.125, zeroSnr: true, prediction: PredictionType.V_PREDICTION, rslora: true } as const;
   const lora = made({ ...asked, method: TrainingMethod.LORA }).config;

@@ -42,6 +42,8 @@ export interface Draft {
   classPrompt: string;
   priorPreservation: boolean;
   classImages: Amount;
+  /** Whose pictures are the class; empty: they are drawn. */
+  classDatasetId: Amount;
   dreamboothFull: boolean;
   samplePrompts: string;
   sampleEvery: Amount;
@@ -95,6 +97,7 @@ export const FIELDS: Record<keyof Draft, string> = {
   classPrompt: "config.dreambooth.class_prompt",
   priorPreservation: "config.dreambooth.prior_preservation",
   classImages: "config.dreambooth.num_class_images",
+  classDatasetId: "config.dreambooth.class_dataset_id",
   dreamboothFull: "config.dreambooth.full",
   samplePrompts: "config.samples.prompts",
   sampleEvery: "config.samples.interval_steps",
@@ -150,6 +153,7 @@ export function draftOf(defaults: TrainingConfig | undefined, datasetId: number,
     classPrompt: "",
     priorPreservation: config.dreambooth?.priorPreservation ?? false,
     classImages: config.dreambooth?.numClassImages ?? "",
+    classDatasetId: "",
     dreamboothFull: config.dreambooth?.full ?? false,
     samplePrompts: "",
     sampleEvery: config.samples?.intervalSteps ?? "",
@@ -249,7 +253,8 @@ export function requestOf(draft: Draft, requestId: string, start: boolean): Requ
             instancePrompt: draft.instancePrompt,
             classPrompt: draft.classPrompt,
             priorPreservation: draft.priorPreservation,
-            numClassImages: given(draft.classImages),
+            numClassImages: draft.classDatasetId === "" ? given(draft.classImages) : undefined,
+            classDatasetId: draft.priorPreservation ? given(draft.classDatasetId) : undefined,
             full: draft.dreamboothFull,
           }
         : undefined,

@@ -7,7 +7,7 @@ export interface FieldsProps {
   problem: (name: keyof Draft) => string | undefined;
 }
 
-type Chosen = "datasetId" | "baseModelId" | "method" | "precision" | "schedule" | "optimizer" | "prediction";
+type Chosen = "datasetId" | "classDatasetId" | "baseModelId" | "method" | "precision" | "schedule" | "optimizer" | "prediction";
 type AmountName = Exclude<{ [Name in keyof Draft]: Draft[Name] extends Amount ? Name : never }[keyof Draft], Chosen>;
 type FlagName = { [Name in keyof Draft]: Draft[Name] extends boolean ? Name : never }[keyof Draft];
 
