@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from services.common.blobs import open_blobs
 from services.common.telemetry import configure_logging, get_logger
@@ -18,6 +19,7 @@ from services.trainer.worker.assignment import Assignment, assignment_from_proto
 from services.trainer.worker.attach import Detached, TrainerLink, TrainerLost
 from services.trainer.worker.config import WorkerSettings
 from services.trainer.worker.failures import failure_of
+from services.trainer.worker.lending import TrainingClock, lending
 from services.trainer.worker.tracking import Tracker
 
 DONE, FAILED, NOT_WANTED = 0, 1, 3
@@ -59,7 +61,7 @@ def work(
         tracker = Tracker(settings.tensorboard_dir, open_blobs(settings.blob_url)) if settings.tensorboard_dir else None
         assignment = assignment_from_proto(assigned)
         on_assignment(assignment)
-        reports = _reports(assignment, settings, lambda: link.pausing)
+        reports = _reports(assignment, settings, link)
         told_to_stop = _follow(link, reports, tracker)
     except (Detached, TrainerLost):
         raise
@@ -89,10 +91,12 @@ def _follow(link: TrainerLink, reports: Iterator[Report | None], tracker: Tracke
             tracker.close()
 
 
-def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable[[], bool]) -> Iterator[Report | None]:
+def _reports(assignment: Assignment, settings: WorkerSettings, link: TrainerLink) -> Iterator[Report | None]:
+    from services.trainer.worker.hardware import choose_device
     from services.trainer.worker.job import run_job
     from services.trainer.worker.manifest import read_manifest
     from services.trainer.worker.prepare import Places
+    from services.trainer.worker.room import room_made, wait_for_device
 
     cache = settings.cache_dir or settings.dir / "cache"
     places = Places(
@@ -103,7 +107,13 @@ def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable
         weights_dir=settings.weights_dir,
     )
     items = read_manifest(settings.catalog_address, assignment.snapshot_digest)
-    yield from run_job(assignment, items, places, pausing)
+    clock = TrainingClock(assignment.lent_millis)
+    reports = run_job(assignment, items, places, lambda: link.pausing, clock)
+    if assignment.config.share_device:
+        device = choose_device(assignment.config.device)
+        room = partial(room_made, device, settings.dir / "aside") if device == "cuda" else None
+        reports = lending(reports, link, clock, settle=partial(wait_for_device, device), room=room)
+    yield from reports
 
 
 def _lighten(assignment: Assignment) -> None:
