@@ -56,17 +56,19 @@ def lending(
     """
     for report in reports:
         yield replace(report, lent_millis=clock.lent_millis) if isinstance(report, Progress) else report
-        if link.borrowed is not None and not isinstance(report, LAST_WORDS):
-            yield from _lend(link, clock, settle, room)
+        if not isinstance(report, LAST_WORDS) and (borrowed := link.borrowed) is not None:
+            yield from _lend(borrowed, link, clock, settle, room)
 
 
 def _lend(
+    first: Borrowed,
     link: Link,
     clock: TrainingClock,
     settle: Callable[[], None],
     room: Callable[[], AbstractContextManager[None]] | None,
 ) -> Iterator[Report]:
-    borrowed, since, made_room = link.borrowed, clock(), False
+    since, made_room = clock(), False
+    borrowed: Borrowed | None = first
     settle()
     with ExitStack() as stack:
         while borrowed is not None:
