@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from services.common.errors import Unavailable
-from services.trainer.domain import Device, Job, Lent, Loading, LoadingStage, Report
+from services.trainer.domain import Device, Job, Lent, Loading, LoadingStage, Progress, Report
 from services.trainer.workers import Lend, TakeBack, Workers
 
 UNHEARING = (LoadingStage.STARTING_WORKER, LoadingStage.LOADING_MODEL, LoadingStage.SAVING)
@@ -140,6 +140,8 @@ class Lending:
                     attached.hears = stage not in UNHEARING
                 case Lent():
                     attached.lent, attached.hears = (report if report.lent_millis is None else None), True
+                case Progress():
+                    attached.hears = True
         self._wake()
 
     def left(self, job_id: str) -> None:
