@@ -42,6 +42,7 @@ class Batcher:
         self._pool = pool
         self._borrower = borrower
         self._turn = asyncio.Lock()
+        self._waits_for = 0  # jobs that are still at a step
         self._batch_size = batch_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
         self._waiting: OrderedDict[str, Drawing] = OrderedDict()
@@ -55,6 +56,8 @@ class Batcher:
         """
         self._waiting[drawing.id] = drawing
         drawing.tell(Queued(len(self._waiting)))
+        if self._waits_for:
+            drawing.tell(Waiting(self._waits_for))
         try:
             async with self._turn:  # whoever came first is first
                 try:
@@ -85,10 +88,14 @@ class Batcher:
         short = await asyncio.to_thread(self._pool.shortage, drawing.plan, drawing.folders, pixels=wanted)
 
         def waiting(num_jobs: int) -> None:
+            self._waits_for = num_jobs
             for each in self._waiting.values():
                 each.tell(Waiting(num_jobs))
 
-        await self._borrower.borrow(memory_bytes=short, waiting=waiting)
+        try:
+            await self._borrower.borrow(memory_bytes=short, waiting=waiting)
+        finally:
+            self._waits_for = 0
 
     async def _give_back(self) -> None:
         if self._borrower.has_room:
