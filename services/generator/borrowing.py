@@ -99,7 +99,15 @@ class Borrower:
                     case "waiting":
                         waiting(answer.waiting.num_jobs)
                     case "granted":
-                        loan.num_jobs = answer.granted.num_jobs
+                        granted = answer.granted
+                        loan.num_jobs = granted.num_jobs
+                        if granted.num_jobs or granted.num_unwilling:
+                            self._log.info(
+                                "the device is borrowed",
+                                num_jobs=granted.num_jobs,
+                                num_unwilling=granted.num_unwilling,
+                                waited_millis=granted.waited_millis,
+                            )
                         loan.settled.set()
         except grpc.aio.AioRpcError as error:
             self._log.warning("no device is borrowed: drawing beside what trains", code=error.code().name)
