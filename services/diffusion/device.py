@@ -24,6 +24,15 @@ def best_device() -> str:
     return "cpu"
 
 
+def device_name(device: str) -> str:
+    """A name that other processes have for the device too: `cpu`, `mps`, or a GPU's as its driver tells it."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return device
+    return f"GPU-{torch.cuda.get_device_properties(torch.device(device)).uuid}"
+
+
 def drawing_dtype(device: str) -> "torch.dtype":
     """The precision for drawing: float32 on the CPU, whose halves are emulated; float16 on accelerators."""
     import torch

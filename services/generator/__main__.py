@@ -12,7 +12,8 @@ from services.common.clients import open_channel
 from services.common.database import open_database
 from services.common.server import Server, Service, run
 from services.common.telemetry import configure_logging, get_logger
-from services.diffusion.device import best_device, drawing_dtype, without_bitsandbytes
+from services.diffusion.device import best_device, device_name, drawing_dtype, without_bitsandbytes
+from services.generator.borrowing import Borrower
 from services.generator.catalog import Catalog
 from services.generator.config import GeneratorSettings
 from services.generator.engine.batcher import Batcher
@@ -46,7 +47,10 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
             memory_bytes=settings.memory_bytes or memory_budget(device),
             max_loras=settings.max_loras,
         )
-        batcher = Batcher(pool, batch_size=settings.batch_size)
+        address = settings.trainer_address
+        trainer = await stack.enter_async_context(open_channel(address)) if address else None
+        borrower = Borrower(trainer, device_name=device_name(device), log=log)
+        batcher = Batcher(pool, borrower, batch_size=settings.batch_size)
         stack.push_async_callback(asyncio.to_thread, batcher.close)
         store = Store(engine)
         generations = Generations(

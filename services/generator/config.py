@@ -15,6 +15,9 @@ class GeneratorSettings(ServiceSettings):
 
     catalog_address: str = "127.0.0.1:50051"
     """host:port of the Catalog."""
+    trainer_address: str = ""
+    """host:port of the Trainer whose jobs may train on this machine: those that share their device stand still while
+    pictures are drawn. Empty: nobody is asked."""
     weights_dir: Path | None = Field(None, validation_alias="ATELIER_WEIGHTS_DIR")
     """Folder of diffusers folders by hub id (`owner/name`), used instead of a download."""
     device: str = Field("", pattern="^(cpu|cuda(:[0-9]+)?|mps)?$")

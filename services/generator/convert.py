@@ -105,6 +105,8 @@ def event_to_proto(generation_id: str, event: domain.Event) -> rpc.GenerateRespo
     match event:
         case domain.Queued(position):
             answer.queued.position = position
+        case domain.Waiting(num_jobs):
+            answer.waiting.num_jobs = num_jobs
         case domain.Loading(model_id):
             answer.loading.model_id = model_id
         case domain.Stepped(step, total, first, count, millis):

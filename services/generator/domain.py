@@ -160,6 +160,13 @@ class Queued:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """For training on the same device to end its step."""
+
+    num_jobs: int
+
+
+@dataclass(frozen=True)
 class Loading:
     model_id: int
 
@@ -196,7 +203,7 @@ class Heartbeat:
     pass
 
 
-Event = Queued | Loading | Stepped | Previewed | Pictured | Done | Heartbeat
+Event = Queued | Waiting | Loading | Stepped | Previewed | Pictured | Done | Heartbeat
 
 
 @dataclass(frozen=True)

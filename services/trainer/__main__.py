@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from atelier.trainer.v1.device_service_pb2_grpc import add_DeviceServiceServicer_to_server
 from atelier.trainer.v1.trainer_service_pb2_grpc import add_TrainerServiceServicer_to_server
 from atelier.trainer.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from services.common.blobs import open_blobs
 from services.common.clients import open_channel
 from services.common.database import open_database
+from services.common.machine import machine_name
 from services.common.server import Server, Service, announce
 from services.common.telemetry import configure_logging, get_logger
 from services.trainer.captioning import Captioning
@@ -22,11 +24,12 @@ from services.trainer.devices import Devices
 from services.trainer.events import Events
 from services.trainer.executors.local import LocalExecutor
 from services.trainer.jobs import Jobs
+from services.trainer.lending import Lending
 from services.trainer.preflight import Preflight
 from services.trainer.registration import Registrar
 from services.trainer.retention import Retention
 from services.trainer.scheduler import Scheduler
-from services.trainer.servicer import Capabilities, TrainerServicer, WorkerServicer, watch_response
+from services.trainer.servicer import Capabilities, DeviceServicer, TrainerServicer, WorkerServicer, watch_response
 from services.trainer.store import Store
 from services.trainer.workers import Workers
 
@@ -82,6 +85,13 @@ async def serving(
             root=settings.data_dir / "jobs",
             tensorboard=settings.data_dir / "tensorboard" if settings.tensorboard else None,
         )
+        lending = Lending(
+            workers,
+            machine=machine_name(),
+            gpu_of=executor.gpu_of,
+            gpus=devices.gpu_names,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
         scheduler = Scheduler(
             store,
             executor,
@@ -113,6 +123,9 @@ async def serving(
         server = Server(
             [
                 Service(add_TrainerServiceServicer_to_server, servicer, "atelier.trainer.v1.TrainerService"),
+                Service(
+                    add_DeviceServiceServicer_to_server, DeviceServicer(lending), "atelier.trainer.v1.DeviceService"
+                ),
                 Service(add_WorkerServiceServicer_to_server, attached, "atelier.trainer.v1.WorkerService"),
             ],
             listen=settings.listen,
@@ -123,6 +136,7 @@ async def serving(
         stack.push_async_callback(registrar.stop)
         stack.push_async_callback(server.stop, settings.stop_grace_seconds)
         stack.push_async_callback(events.stop)
+        stack.callback(lending.stop)
         stack.push_async_callback(scheduler.stop, settings.stop_grace_seconds)
         environment = {
             "ATELIER_WORKER_TRAINER_ADDRESS": settings.advertise_address or reachable(server.address),

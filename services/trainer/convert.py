@@ -135,6 +135,14 @@ def validation_from_proto(message: training_pb2.ValidationEvent) -> domain.Valid
     return domain.Validation(**{each.name: getattr(message, each.name) for each in fields(domain.Validation)})
 
 
+def lent_to_proto(lent: domain.Lent) -> training_pb2.LentEvent:
+    return training_pb2.LentEvent(**_same(lent))
+
+
+def lent_from_proto(message: training_pb2.LentEvent) -> domain.Lent:
+    return domain.Lent(message.lent_millis if message.HasField("lent_millis") else None, message.made_room)
+
+
 def checkpoint_to_proto(checkpoint: domain.Checkpoint) -> training_pb2.Checkpoint:
     created_at = time_to_proto(checkpoint.created_at)
     plain = _same(checkpoint, without=("created_at", "files", "state"))
@@ -247,6 +255,8 @@ def _body_to_proto(body: domain.EventBody) -> dict[str, Message]:
             return {"checkpoint": checkpoint_to_proto(body)}
         case domain.Log():
             return {"log": training_pb2.LogEvent(level=LEVELS[body.level], message=body.message)}
+        case domain.Lent():
+            return {"lent": lent_to_proto(body)}
         case domain.Done():
             return {"done": training_pb2.DoneEvent(**_same(body))}
         case domain.Failure():
@@ -279,6 +289,8 @@ def report_from_proto(message: worker_service_pb2.WorkerReport) -> domain.Report
             return stored_checkpoint_from_proto(message.checkpoint)
         case "log":
             return domain.Log(backwards(LEVELS, message.log.level, domain.LogLevel.INFO), message.log.message)
+        case "lent":
+            return lent_from_proto(message.lent)
         case "trained":
             files = files_from_proto(message.trained.files)
             return domain.Trained(message.trained.step, message.trained.layout, files)

@@ -9,8 +9,10 @@ from services.trainer.domain import Device
 
 PROBE = """
 import torch
+from services.diffusion.device import device_name
 gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-print(gpus, "cuda" if gpus else "", "mps" if torch.backends.mps.is_available() else "")
+names = [device_name(f"cuda:{place}") for place in range(gpus)]
+print(",".join(names) or "none", "cuda" if gpus else "", "mps" if torch.backends.mps.is_available() else "")
 """
 TIMEOUT_SECONDS = 120.0
 
@@ -20,7 +22,7 @@ class Devices:
 
     def __init__(self, log: Logger) -> None:
         self._log = log
-        self._answer: asyncio.Task[tuple[int, tuple[Device, ...]]] | None = None
+        self._answer: asyncio.Task[tuple[tuple[str, ...], tuple[Device, ...]]] | None = None
 
     async def available(self) -> tuple[Device, ...]:
         """Always the CPU; with it CUDA and MPS where torch finds them."""
@@ -28,11 +30,15 @@ class Devices:
 
     async def gpus(self) -> tuple[str, ...]:
         """The CUDA devices that torch sees, as CUDA_VISIBLE_DEVICES names them."""
-        count, _ = await self._asked()
-        named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-        return tuple(named[:count] or map(str, range(count)))
+        return tuple(await self.gpu_names())
 
-    async def _asked(self) -> tuple[int, tuple[Device, ...]]:
+    async def gpu_names(self) -> dict[str, str]:
+        """What drivers call the CUDA devices, by what CUDA_VISIBLE_DEVICES calls them."""
+        names, _ = await self._asked()
+        visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+        return dict(zip(visible[: len(names)] or map(str, range(len(names))), names, strict=True))
+
+    async def _asked(self) -> tuple[tuple[str, ...], tuple[Device, ...]]:
         if self._answer is None:
             self._answer = asyncio.create_task(self._probe())
         # A caller who leaves must not end the probe for the others.
@@ -43,7 +49,7 @@ class Devices:
             self._answer.cancel()
             await asyncio.gather(self._answer, return_exceptions=True)
 
-    async def _probe(self) -> tuple[int, tuple[Device, ...]]:
+    async def _probe(self) -> tuple[tuple[str, ...], tuple[Device, ...]]:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROBE, stdout=pipe, stderr=pipe)
         try:
@@ -57,6 +63,7 @@ class Devices:
                 await process.wait()
         if process.returncode != 0:
             self._log.warning("torch could not be asked for its devices", error=errors.decode(errors="replace")[-500:])
-        count, *names = output.decode().split() if process.returncode == 0 else ("0",)
-        found = {"cpu", *names}
-        return int(count), tuple(each for each in (Device.CPU, Device.CUDA, Device.MPS) if each.value in found)
+        gpus, *kinds = output.decode().split() if process.returncode == 0 else ("none",)
+        found = {"cpu", *kinds}
+        names = () if gpus == "none" else tuple(gpus.split(","))
+        return names, tuple(each for each in (Device.CPU, Device.CUDA, Device.MPS) if each.value in found)

@@ -215,6 +215,8 @@ class TrainingConfig:
     compile: bool = False
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
+    share_device: bool = False
+    """Training stands still while the Generator draws on its device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,18 @@ class Progress:
     grad_norm: float
     peak_memory_bytes: int = 0
     """The most so far, loading included."""
+    lent_millis: int = 0
+    """For which the device was lent so far; `elapsed_millis` is without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """The device is lent, or is back again."""
+
+    lent_millis: int | None = None
+    """How long this loan was, once it is back."""
+    made_room: bool = False
+    """Training was put out of the device's memory meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,9 +351,11 @@ class Paused:
 
 
 EventBody: TypeAlias = (
-    Queued | Loading | Progress | Validation | Sample | Checkpoint | Log | Done | Failure | Cancelled | Paused
+    Queued | Loading | Progress | Validation | Sample | Checkpoint | Log | Lent | Done | Failure | Cancelled | Paused
 )
-Report: TypeAlias = Loading | Progress | Validation | Sample | Checkpoint | Log | Trained | Failure | Cancelled | Paused
+Report: TypeAlias = (
+    Loading | Progress | Validation | Sample | Checkpoint | Log | Lent | Trained | Failure | Cancelled | Paused
+)
 """What a worker says. Trained, Failure, Cancelled and Paused are its last words."""
 LAST_WORDS = (Trained, Failure, Cancelled, Paused)
 

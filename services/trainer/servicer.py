@@ -10,22 +10,36 @@ from typing import Any, TypeAlias
 
 import grpc
 from atelier.catalog.v1 import model_pb2
+from atelier.trainer.v1 import device_service_pb2 as device_pb
 from atelier.trainer.v1 import trainer_service_pb2 as pb
 from atelier.trainer.v1 import training_pb2, worker_service_pb2
+from atelier.trainer.v1.device_service_pb2_grpc import DeviceServiceServicer
 from atelier.trainer.v1.trainer_service_pb2_grpc import TrainerServiceServicer
 from atelier.trainer.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from google.api.httpbody_pb2 import HttpBody
 
 from services.common.blobs import BlobStore
 from services.common.errors import FailedPrecondition, InvalidArgument
-from services.trainer import convert, domain, jobs
+from services.trainer import convert, domain, jobs, lending
 from services.trainer.captioning import Captioning
 from services.trainer.catalog import Catalog
 from services.trainer.devices import Devices
 from services.trainer.events import Events
 from services.trainer.sheet import make_sheet
 from services.trainer.store import JobFilter
-from services.trainer.workers import Ack, Assignment, Cancel, Command, Heartbeat, Message, Numbered, Pause, Workers
+from services.trainer.workers import (
+    Ack,
+    Assignment,
+    Cancel,
+    Command,
+    Heartbeat,
+    Lend,
+    Message,
+    Numbered,
+    Pause,
+    TakeBack,
+    Workers,
+)
 
 DEFAULT_CAPTION_TOKENS = 40
 
@@ -250,6 +264,21 @@ def _order(
     )
 
 
+class DeviceServicer(DeviceServiceServicer):
+    """For Generators of the same machine."""
+
+    def __init__(self, lent: lending.Lending) -> None:
+        self._lending = lent
+
+    async def BorrowDevice(
+        self, request: device_pb.BorrowDeviceRequest, context: Context
+    ) -> AsyncIterator[device_pb.BorrowDeviceResponse]:
+        make_room = request.memory_bytes > 0
+        async with aclosing(self._lending.borrow(request.device_name, request.host, make_room=make_room)) as answers:
+            async for answer in answers:
+                yield _answer_to_proto(answer)
+
+
 class WorkerServicer(WorkerServiceServicer):
     """For this Trainer's own workers."""
 
@@ -270,12 +299,13 @@ class WorkerServicer(WorkerServiceServicer):
 
     async def _to_proto(self, command: Command) -> worker_service_pb2.AttachResponse:
         match command:
-            case Assignment(job, checkpoints):
+            case Assignment(job, checkpoints, device):
                 assignment = worker_service_pb2.JobAssignment(
                     job=convert.job_to_proto(job),
                     base_models=await self._catalog.base_chain(job.base_model_id),
                     last_report=job.last_report,
                     checkpoints=[convert.stored_checkpoint_to_proto(each) for each in checkpoints],
+                    device_name=device,
                 )
                 return worker_service_pb2.AttachResponse(assignment=assignment)
             case Ack(number):
@@ -284,6 +314,21 @@ class WorkerServicer(WorkerServiceServicer):
                 return worker_service_pb2.AttachResponse(cancel=worker_service_pb2.CancelCommand())
             case Pause():
                 return worker_service_pb2.AttachResponse(pause=worker_service_pb2.PauseCommand())
+            case Lend(make_room):
+                return worker_service_pb2.AttachResponse(lend=worker_service_pb2.LendCommand(make_room=make_room))
+            case TakeBack():
+                return worker_service_pb2.AttachResponse(take_back=worker_service_pb2.TakeBackCommand())
+
+
+def _answer_to_proto(answer: lending.Answer) -> device_pb.BorrowDeviceResponse:
+    match answer:
+        case lending.Waiting(num_jobs):
+            return device_pb.BorrowDeviceResponse(waiting=device_pb.DeviceWaiting(num_jobs=num_jobs))
+        case lending.Granted(num_jobs, num_unwilling, millis):
+            granted = device_pb.DeviceGranted(num_jobs=num_jobs, num_unwilling=num_unwilling, waited_millis=millis)
+            return device_pb.BorrowDeviceResponse(granted=granted)
+        case lending.Heartbeat():
+            return device_pb.BorrowDeviceResponse(heartbeat=device_pb.DeviceHeartbeat())
 
 
 async def _messages(requests: AsyncIterator[worker_service_pb2.AttachRequest]) -> AsyncIterator[Message]:

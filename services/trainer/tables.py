@@ -80,6 +80,7 @@ KINDS: dict[str, type[domain.EventBody]] = {
     "sample": domain.Sample,
     "checkpoint": domain.Checkpoint,
     "log": domain.Log,
+    "lent": domain.Lent,
     "done": domain.Done,
     "failed": domain.Failure,
     "cancelled": domain.Cancelled,

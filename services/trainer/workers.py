@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from services.common.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
 from services.trainer import domain
@@ -39,6 +39,8 @@ class Assignment:
 
     job: Job
     checkpoints: tuple[domain.Checkpoint, ...] = ()
+    device: str = ""
+    """The name of the worker's device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,29 @@ class Pause:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Stand still after the next step; with `make_room` out of the device's memory."""
+
+    make_room: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    pass
+
+
 Message: TypeAlias = Numbered | Heartbeat
-Command: TypeAlias = Assignment | Ack | Cancel | Pause
+Command: TypeAlias = Assignment | Ack | Cancel | Pause | Lend | TakeBack
+
+
+class Listener(Protocol):
+    """Hears of the attached workers; see Lending."""
+
+    def attached(self, job: Job) -> None: ...
+    def heard(self, job_id: str, reports: list[domain.Report]) -> None: ...
+    def left(self, job_id: str) -> None: ...
+    def device_of(self, job: Job) -> str: ...
 
 
 class _Session:
@@ -100,6 +123,7 @@ class Workers:
         self._sessions: dict[str, _Session] = {}
         self.before_last_word: Callable[[str], Awaitable[None]] | None = None
         """Called with a job's id before its worker's last word is stored."""
+        self.listener: Listener | None = None
 
     def cancel(self, job_id: str) -> None:
         """Tells the job's worker to stop, if it is attached here; again is no harm."""
@@ -110,6 +134,11 @@ class Workers:
         """Tells the job's worker to make a checkpoint and stop, if it is attached here; again is no harm."""
         if session := self._sessions.get(job_id):
             session.tell(Pause())
+
+    def say(self, job_id: str, command: Lend | TakeBack) -> None:
+        """Tells the job's worker, if it is attached here."""
+        if session := self._sessions.get(job_id):
+            session.sending.put_nowait(command)
 
     async def settled(self, job_id: str, timeout_seconds: float) -> None:
         """Returns once the job has no attached worker, so that all it said is stored, or after the timeout."""
@@ -136,7 +165,9 @@ class Workers:
         self._sessions[job_id] = session
         tasks = [asyncio.create_task(each) for each in (self._receive(session, messages), self._commit(session))]
         try:
-            yield Assignment(job, checkpoints)
+            yield Assignment(job, checkpoints, self.listener.device_of(job) if self.listener else "")
+            if self.listener:
+                self.listener.attached(job)
             if job.cancel_requested_at is not None:
                 session.tell(Cancel())
             elif job.pause_requested_at is not None:
@@ -152,6 +183,8 @@ class Workers:
             session.closed.set()
             if self._sessions.get(job_id) is session:
                 del self._sessions[job_id]
+                if self.listener:
+                    self.listener.left(job_id)
 
     async def _receive(self, session: _Session, messages: AsyncIterator[Message]) -> None:
         expected = session.last + 1
@@ -207,6 +240,8 @@ class Workers:
         session.last, session.renewed = stored.job.last_report, time.monotonic()
         session.sending.put_nowait(Ack(session.last))
         self._publish(stored)
+        if self.listener:
+            self.listener.heard(session.job_id, reports)
         if stored.job.stage is Stage.REGISTERING:
             self._on_trained(stored.job)
         if any(isinstance(report, domain.Checkpoint) for report in reports):

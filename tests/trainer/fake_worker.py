@@ -2,7 +2,8 @@
 
 The environment variable FAKE_WORKER is JSON: steps, step_seconds, samples and checkpoints (steps at which), prints
 (lines), die_at (a step, then SIGKILL), fail_at (a step, then a failure report), crash (a message, then exit code 3),
-deaf (goes on when told to stop), silent (says nothing after its assignment), weights (the text that it "learnt").
+deaf (goes on when told to stop), silent (says nothing after its assignment), loading_seconds, weights (the text that it
+"learnt").
 """
 
 import asyncio
@@ -36,6 +37,7 @@ class Worker:
         self.assigned = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.pausing = asyncio.Event()
+        self.borrowed: pb.LendCommand | None = None
         self.after = 0
         self.blobs = open_blobs(os.environ["ATELIER_WORKER_BLOB_URL"])
 
@@ -60,6 +62,15 @@ class Worker:
         state = model_pb2.ModelFile(path="state.safetensors", sha256=self.blobs.put(text), size_bytes=len(text))
         self.report(checkpoint=pb.StoredCheckpoint(checkpoint=saved, files=self.files(step), state=state))
 
+    async def stand_still(self) -> None:
+        began, told = time.monotonic(), None
+        while self.borrowed is not None and not self.cancelled.is_set() and not self.pausing.is_set():
+            if self.borrowed is not told:
+                told = self.borrowed
+                self.report(lent=tr.LentEvent(made_room=told.make_room))
+            await asyncio.sleep(0.01)
+        self.report(lent=tr.LentEvent(lent_millis=int((time.monotonic() - began) * 1e3)))
+
     async def train(self) -> None:
         await self.assigned.wait()
         if self.script.get("silent"):
@@ -71,10 +82,13 @@ class Worker:
         if "crash" in self.script:
             raise RuntimeError(self.script["crash"])
         self.report(loading=tr.LoadingEvent(stage=tr.LOADING_STAGE_LOADING_MODEL))
+        await asyncio.sleep(self.script.get("loading_seconds", 0.0))
         self.report(log=tr.LogEvent(level=tr.LOG_LEVEL_INFO, message="the model is loaded"))
         steps, started = self.script.get("steps", 3), time.monotonic()
         for step in range(self.after + 1, steps + 1):
             await asyncio.sleep(self.script.get("step_seconds", 0.0))
+            if self.borrowed is not None:
+                await self.stand_still()
             if self.cancelled.is_set() and not self.script.get("deaf"):
                 self.report(cancelled=tr.CancelledEvent())
                 return
@@ -145,6 +159,10 @@ class Worker:
                             self.cancelled.set()
                         case "pause":
                             self.pausing.set()
+                        case "lend":
+                            self.borrowed = response.lend
+                        case "take_back":
+                            self.borrowed = None
             finally:
                 if sender:
                     sender.cancel()

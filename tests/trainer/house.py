@@ -108,6 +108,7 @@ class Client:
     stub: "TrainerServiceAsyncStub"
     known: Known
     channel: grpc.aio.Channel = field(repr=False)
+    address: str = ""
 
     async def create(self, **more: Any) -> tr.TrainingJob:
         values = {"dataset_id": self.known.dataset_id, "base_model_id": self.known.base_id, "start": True, **more}
@@ -162,7 +163,7 @@ def workers_of(job_id: str) -> list[psutil.Process]:
 @asynccontextmanager
 async def client_of(address: str, known: Known) -> AsyncIterator[Client]:
     async with open_channel(address) as channel:
-        yield Client(TrainerServiceStub(channel), known, channel)
+        yield Client(TrainerServiceStub(channel), known, channel, address)
 
 
 def settings(folder: Path, catalog_address: str, blobs: BlobStore, **more: Any) -> TrainerSettings:

@@ -58,6 +58,7 @@ configs = st.builds(
     masked_loss=st.booleans(),
     compile=st.booleans(),
     validation=st.builds(domain.ValidationConfig, finite, st.none() | sizes, sizes, st.booleans()),
+    share_device=st.booleans(),
 )
 
 
@@ -88,6 +89,7 @@ def test_every_event_has_its_place_in_the_proto(kind: type) -> None:
         domain.Sample: domain.Sample(1, 0, "a", "ab" * 32, 64, 64),
         domain.Checkpoint: domain.Checkpoint(1, 2, datetime.now(UTC), 0.5),
         domain.Log: domain.Log(domain.LogLevel.ERROR, "oh"),
+        domain.Lent: domain.Lent(1200, True),
         domain.Done: domain.Done(1, "x"),
         domain.Failure: domain.Failure("R", "m"),
         domain.Cancelled: domain.Cancelled(),
@@ -107,6 +109,8 @@ def test_every_event_has_its_place_in_the_proto(kind: type) -> None:
         worker_service_pb2.WorkerReport(number=1, failed=tr.JobFailure(reason="R", message="m")),
         worker_service_pb2.WorkerReport(number=1, cancelled=tr.CancelledEvent()),
         worker_service_pb2.WorkerReport(number=1, loading=tr.LoadingEvent(stage=tr.LOADING_STAGE_SAVING)),
+        worker_service_pb2.WorkerReport(number=1, lent=tr.LentEvent(made_room=True)),
+        worker_service_pb2.WorkerReport(number=1, lent=tr.LentEvent(lent_millis=0)),
     ],
     ids=lambda report: str(report.WhichOneof("report")),
 )

@@ -109,6 +109,8 @@ class Stack:
             catalog = self._await_address("catalog", deadline)
             # The services ask for it under their own prefix; workers and tools under the plain name.
             upstream = {f"ATELIER_{name}CATALOG_ADDRESS": catalog for name in ("", "TRAINER_", "GENERATOR_")}
+            if "trainer" in self._services:
+                upstream["ATELIER_GENERATOR_TRAINER_ADDRESS"] = f"{_to_call(self._host)}:{self._ports['trainer']}"
             others = [name for name in self._services if name != "catalog"]
             for name in others:
                 self._spawn(name, upstream)
@@ -187,7 +189,8 @@ class Stack:
         self._lock = lock
 
     def _trainer_for_catalog(self) -> dict[str, str]:
-        """Where the Trainer will be: the Catalog starts first and asks it before a dataset is deleted."""
+        """Where the Trainer will be: the Catalog starts first and asks it before a dataset is deleted; the Generator
+        borrows its device."""
         if "trainer" not in self._services:
             return {}
         port = self._ports.get("trainer") or _free_port(self._host)

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from services.common.errors import Cancelled, ResourceExhausted
-from services.generator.domain import Loading, Plan, Previewed, Queued, Settings, Stepped
+from services.generator.borrowing import Borrower
+from services.generator.domain import Loading, Plan, Previewed, Queued, Settings, Stepped, Waiting
 from services.generator.engine.draw import Drawn, draw
 from services.generator.engine.pool import Pool
 from services.generator.weights import Folders
 
-Progress = Queued | Loading | Stepped | Previewed | Drawn
+Progress = Queued | Waiting | Loading | Stepped | Previewed | Drawn
 
 
 @dataclass
@@ -35,10 +36,13 @@ class Drawing:
 
 
 class Batcher:
-    """Draws in the order of arrival."""
+    """Draws in the order of arrival, on a device that is borrowed for as long as there is something to draw."""
 
-    def __init__(self, pool: Pool, *, batch_size: int) -> None:
+    def __init__(self, pool: Pool, borrower: Borrower, *, batch_size: int) -> None:
         self._pool = pool
+        self._borrower = borrower
+        self._turn = asyncio.Lock()
+        self._waits_for = 0  # jobs that are still at a step
         self._batch_size = batch_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
         self._waiting: OrderedDict[str, Drawing] = OrderedDict()
@@ -52,8 +56,18 @@ class Batcher:
         """
         self._waiting[drawing.id] = drawing
         drawing.tell(Queued(len(self._waiting)))
+        if self._waits_for:
+            drawing.tell(Waiting(self._waits_for))
         try:
-            return await self._loop.run_in_executor(self._thread, self._work, drawing)
+            async with self._turn:  # whoever came first is first
+                try:
+                    if not drawing.cancelled.is_set():
+                        await self._borrow(drawing)
+                    return await self._loop.run_in_executor(self._thread, self._work, drawing)
+                finally:
+                    self._leave(drawing.id)
+                    if not self._waiting:
+                        await self._give_back()
         finally:
             self._leave(drawing.id)
 
@@ -68,6 +82,26 @@ class Batcher:
         for drawing in self._waiting.values():
             drawing.cancelled.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def _borrow(self, drawing: Drawing) -> None:
+        wanted = drawing.settings.width * drawing.settings.height * min(drawing.settings.count, self._batch_size)
+        short = await asyncio.to_thread(self._pool.shortage, drawing.plan, drawing.folders, pixels=wanted)
+
+        def waiting(num_jobs: int) -> None:
+            self._waits_for = num_jobs
+            for each in self._waiting.values():
+                each.tell(Waiting(num_jobs))
+
+        try:
+            await self._borrower.borrow(memory_bytes=short, waiting=waiting)
+        finally:
+            self._waits_for = 0
+
+    async def _give_back(self) -> None:
+        if self._borrower.has_room:
+            # What training has left is full of models now, and it needs its room again.
+            await self._loop.run_in_executor(self._thread, self._pool.clear)
+        await self._borrower.give_back()
 
     def _leave(self, id: str) -> None:
         if self._waiting.pop(id, None) is not None:

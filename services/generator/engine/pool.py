@@ -20,6 +20,9 @@ from services.generator.weights import Folders
 if TYPE_CHECKING:
     import torch
 
+DRAWING_BYTES = 8192
+"""A rule of thumb for what a pixel takes while it is drawn: some activations of the decoder's 256 channels."""
+
 # Which weights a base is: its folders' digests, nearest first.
 Key = tuple[str, ...]
 
@@ -86,6 +89,20 @@ class Pool:
                 )
                 for entry in reversed(self._bases.values())
             ]
+
+    def shortage(self, plan: Plan, folders: Folders, *, pixels: int) -> int:
+        """By how many bytes a GPU's free memory falls short of loading the plan's base and drawing `pixels` at once, as
+        far as that can be told before; 0 where it suffices, and on a CPU."""
+        if not self._device.startswith("cuda"):
+            return 0
+        import torch
+
+        with self._lock:
+            loaded = tuple(source.digest for source in plan.pipeline) in self._bases
+        wanted = pixels * DRAWING_BYTES + (0 if loaded else _bytes_on_disk(folders.pipeline))
+        # What torch keeps for itself and does not use is free to it.
+        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return max(0, wanted - torch.cuda.mem_get_info(self._device)[0] - kept)
 
     def clear(self) -> None:
         """Lets go of everything: what a device that is out of memory wants first."""

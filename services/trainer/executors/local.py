@@ -126,6 +126,10 @@ class LocalExecutor:
         (folder / NOTE).write_text(json.dumps({"pid": process.pid, "since": since, "token": token, "gpu": gpu}))
         return WorkerProcess(folder, process)
 
+    def gpu_of(self, token: str) -> str:
+        """The GPU that an attempt's worker was given, as CUDA_VISIBLE_DEVICES names it; empty: none of its own."""
+        return self._on.get(token, "")
+
     def _take(self, token: str) -> str:
         if not self._gpus:
             return ""

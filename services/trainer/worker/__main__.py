@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from services.common.blobs import open_blobs
 from services.common.telemetry import configure_logging, get_logger
@@ -18,6 +19,7 @@ from services.trainer.worker.assignment import Assignment, assignment_from_proto
 from services.trainer.worker.attach import Detached, TrainerLink, TrainerLost
 from services.trainer.worker.config import WorkerSettings
 from services.trainer.worker.failures import failure_of
+from services.trainer.worker.lending import TrainingClock, lending
 from services.trainer.worker.mlflow_runs import MlflowRun
 from services.trainer.worker.tracking import Tracker
 
@@ -59,7 +61,7 @@ def work(
         link.report(Loading(LoadingStage.STARTING_WORKER))
         assignment = assignment_from_proto(assigned)
         on_assignment(assignment)
-        reports = _reports(assignment, settings, lambda: link.pausing)
+        reports = _reports(assignment, settings, link)
         told_to_stop = _follow(link, reports, _trackers(assignment, settings))
     except (Detached, TrainerLost):
         raise
@@ -112,10 +114,12 @@ def _follow(link: TrainerLink, reports: Iterator[Report | None], trackers: Seque
         raise
 
 
-def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable[[], bool]) -> Iterator[Report | None]:
+def _reports(assignment: Assignment, settings: WorkerSettings, link: TrainerLink) -> Iterator[Report | None]:
+    from services.trainer.worker.hardware import choose_device
     from services.trainer.worker.job import run_job
     from services.trainer.worker.manifest import read_manifest
     from services.trainer.worker.prepare import Places
+    from services.trainer.worker.room import room_made, wait_for_device
 
     cache = settings.cache_dir or settings.dir / "cache"
     places = Places(
@@ -128,7 +132,13 @@ def _reports(assignment: Assignment, settings: WorkerSettings, pausing: Callable
     items = read_manifest(settings.catalog_address, assignment.snapshot_digest)
     class_digest = assignment.class_snapshot_digest
     class_items = read_manifest(settings.catalog_address, class_digest) if class_digest else ()
-    yield from run_job(assignment, items, places, pausing, class_items)
+    clock = TrainingClock(assignment.lent_millis)
+    reports = run_job(assignment, items, places, lambda: link.pausing, class_items, clock)
+    if assignment.config.share_device:
+        device = choose_device(assignment.config.device)
+        room = partial(room_made, device, settings.dir / "aside") if device == "cuda" else None
+        reports = lending(reports, link, clock, settle=partial(wait_for_device, device), room=room)
+    yield from reports
 
 
 def _lighten(assignment: Assignment) -> None:

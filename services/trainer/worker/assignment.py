@@ -16,6 +16,7 @@ from services.trainer.convert import (
     config_from_proto,
     failure_to_proto,
     files_to_proto,
+    lent_to_proto,
     progress_to_proto,
     stored_checkpoint_from_proto,
     stored_checkpoint_to_proto,
@@ -49,6 +50,8 @@ class Assignment:
     """What earlier attempts left, newest first."""
     class_snapshot_digest: str = ""
     """Of DreamBooth's class, where that is a dataset."""
+    lent_millis: int = 0
+    """For which earlier attempts lent their device."""
 
 
 def assignment_from_proto(message: worker_service_pb2.JobAssignment) -> Assignment:
@@ -64,6 +67,7 @@ def assignment_from_proto(message: worker_service_pb2.JobAssignment) -> Assignme
         bases=tuple(_base_from_proto(model) for model in message.base_models),
         checkpoints=tuple(stored_checkpoint_from_proto(each) for each in message.checkpoints),
         class_snapshot_digest=job.class_snapshot_digest,
+        lent_millis=job.progress.lent_millis,
     )
 
 
@@ -106,6 +110,8 @@ def report_to_proto(report: domain.Report, number: int) -> worker_service_pb2.Wo
             message.checkpoint.CopyFrom(stored_checkpoint_to_proto(report))
         case domain.Log():
             message.log.CopyFrom(training_pb2.LogEvent(level=LEVELS[report.level], message=report.message))
+        case domain.Lent():
+            message.lent.CopyFrom(lent_to_proto(report))
         case domain.Trained():
             message.trained.CopyFrom(
                 worker_service_pb2.TrainedWeights(

@@ -21,6 +21,7 @@ from services.trainer.worker.assignment import report_to_proto
 FINAL = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION)
 """Statuses that say the job is no longer this worker's."""
 CLOSING_SECONDS = 5.0
+LOOK_SECONDS = 0.2
 
 
 class Detached(FailedPrecondition):
@@ -33,6 +34,14 @@ class TrainerLost(Unavailable):
     """The Trainer has been out of reach for longer than the worker's patience."""
 
     default_reason = "TRAINER_LOST"
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """The device is asked for; each asking has another number."""
+
+    number: int
+    make_room: bool
 
 
 @dataclass
@@ -77,6 +86,8 @@ class TrainerLink:
         self._closing = False
         self._cancelled = threading.Event()
         self._paused = threading.Event()
+        self._borrowed: Borrowed | None = None
+        self._askings = 0
         self._thread = threading.Thread(target=self._serve, name="trainer-link", daemon=True)
 
     def attach(self) -> messages.JobAssignment:
@@ -102,6 +113,23 @@ class TrainerLink:
     def pause(self) -> None:
         """As if the Trainer had said it; safe in a signal handler."""
         self._paused.set()
+
+    @property
+    def borrowed(self) -> Borrowed | None:
+        """Set while the worker shall keep off its device."""
+        return self._borrowed
+
+    def await_change(self, known: Borrowed) -> Borrowed | None:
+        """Blocks while `known` is how things stand. Gives the next asking, or None once the worker shall go on with its
+        work, to a pause or to its end."""
+
+        def changed() -> bool:
+            return self._borrowed != known or self.cancelled or self.pausing or self._failure is not None
+
+        with self._changed:
+            while not changed():
+                self._changed.wait(LOOK_SECONDS)  # a signal handler that calls `pause` can wake nobody
+            return None if self.cancelled or self.pausing or self._failure else self._borrowed
 
     def report(self, report: Report) -> None:
         """Hands a report over; blocks only while the buffer is full and the job goes on. Raises Detached or TrainerLost
@@ -146,6 +174,8 @@ class TrainerLink:
             finally:
                 with self._changed:
                     attempt.over = True
+                    if not attempt.heard:
+                        self._borrowed = None  # nobody borrows through a Trainer that is away
                     self._changed.notify_all()
             if attempt.heard:
                 last_heard, backoff = time.monotonic(), self._backoff
@@ -185,6 +215,11 @@ class TrainerLink:
                 self._cancelled.set()
             case "pause":
                 self._paused.set()
+            case "lend":
+                self._askings += 1
+                self._borrowed = Borrowed(self._askings, response.lend.make_room)
+            case "take_back":
+                self._borrowed = None
 
     def _acknowledge(self, number: int) -> None:
         """Forgets the reports up to `number`: they are stored."""

@@ -63,6 +63,7 @@ class Run:
     device: str
     precision: str
     pausing: Callable[[], bool]
+    clock: Callable[[], float]
 
 
 def run_job(
@@ -71,10 +72,12 @@ def run_job(
     places: Places,
     pausing: Callable[[], bool] = lambda: False,
     class_items: Sequence[Item] = (),
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Report | None]:
     """Does the job, or what earlier attempts have left of it, and yields what happens; None is a moment at which it can
     be left. The last report is Trained, or Paused soon after `pausing` says so. `class_items` are DreamBooth's class,
-    where that is a dataset.
+    where that is a dataset. Seconds are those of `clock`, which may stand still between two reports, as everything does
+    then.
 
     Leaving the generator stops the job within one pass of the denoiser. Raises the errors of `failures`.
     """
@@ -130,7 +133,21 @@ def run_job(
     objective = trainee.components.family.objective(trainee.components.scheduler_config)
     judge = Judge(config.validation.patience)
     yield from _train(
-        Run(assignment, config, trainee, items, pictures, objective, plan, judge, places, device, precision, pausing)
+        Run(
+            assignment,
+            config,
+            trainee,
+            items,
+            pictures,
+            objective,
+            plan,
+            judge,
+            places,
+            device,
+            precision,
+            pausing,
+            clock,
+        )
     )
 
 
@@ -154,7 +171,7 @@ def _train(run: Run) -> Iterator[Report | None]:
     learner = make_learner(trainee, config, plan, accelerator)
     since = yield from _restore(run, learner)
     made = [each for each in reversed(run.assignment.checkpoints) if since and each.step <= since.step]
-    pace = Pace(config.checkpoints.interval_steps, last_step=plan.total_steps, pausing=run.pausing)
+    pace = Pace(config.checkpoints.interval_steps, last_step=plan.total_steps, pausing=run.pausing, clock=run.clock)
     sample_due = _every(
         config.samples.interval_steps if config.samples.prompts or config.samples.clips else None, but=plan.total_steps
     )
@@ -172,6 +189,7 @@ def _train(run: Run) -> Iterator[Report | None]:
             memory=hardware.memory_gauge(run.device),
             overflow_is_skipped=run.precision == "fp16",
             since=since,
+            clock=run.clock,
         ),
         settle_at=lambda step: pace.due(step) or sample_due(step) or measure_due(step),
         after=since.step if since else 0,

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,10 +71,11 @@ class House:
         *,
         checkpoints: Sequence[Checkpoint] = (),
         pausing: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Iterator[Report | None]:
         """`checkpoints` of earlier attempts, newest first."""
         assignment = Assignment(JOB_ID, method, config, "ab" * 32, (self.base,), tuple(checkpoints))
-        return run_job(assignment, self.items, self.places, pausing)
+        return run_job(assignment, self.items, self.places, pausing, clock)
 
     def reports(self, config: TrainingConfig, method: Method = Method.LORA) -> list[Report]:
         return [report for report in self.run(config, method) if report is not None]

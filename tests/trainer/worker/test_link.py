@@ -24,7 +24,7 @@ from services.trainer.servicer import WorkerServicer
 from services.trainer.store import Store
 from services.trainer.worker.assignment import assignment_from_proto, report_to_proto
 from services.trainer.worker.attach import Detached, TrainerLink, TrainerLost
-from services.trainer.workers import Workers
+from services.trainer.workers import Lend, TakeBack, Workers
 from tests.trainer.conftest import MIGRATIONS, RunningCatalog
 from tests.trainer.house import free_port
 from tests.trainer.made import log, new_job, progress, trained
@@ -253,3 +253,53 @@ def test_reports_survive_the_wire(report: domain.Report) -> None:
     message = report_to_proto(report, 12)
     assert message.number == 12
     assert report_from_proto(type(message).FromString(message.SerializeToString())) == report
+
+
+async def test_a_device_is_asked_for_and_given_back_over_the_stream(desk: Desk) -> None:
+    link = desk.link()
+    await asyncio.to_thread(link.attach)
+    assert link.borrowed is None
+    desk.workers[-1].say(desk.job_id, Lend(make_room=True))
+    await until(lambda: truth(link.borrowed is not None))
+    first = link.borrowed
+    assert first is not None
+    assert first.make_room
+    desk.workers[-1].say(desk.job_id, Lend(make_room=True))
+    second = await asyncio.to_thread(link.await_change, first)
+    assert second is not None
+    assert second != first, "who asks again is answered again"
+    waiting = asyncio.create_task(asyncio.to_thread(link.await_change, second))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    desk.workers[-1].say(desk.job_id, TakeBack())
+    assert await waiting is None
+    assert link.borrowed is None
+    await asyncio.to_thread(link.close)
+
+
+@pytest.mark.parametrize("how", ["pause", "cancel", "signal", "lost"])
+async def test_a_worker_that_stands_still_hears_what_ends_it(desk: Desk, how: str) -> None:
+    link = desk.link()
+    await asyncio.to_thread(link.attach)
+    desk.workers[-1].say(desk.job_id, Lend(make_room=False))
+    await until(lambda: truth(link.borrowed is not None))
+    assert link.borrowed is not None
+    waiting = asyncio.create_task(asyncio.to_thread(link.await_change, link.borrowed))
+    match how:
+        case "pause":
+            desk.workers[-1].pause(desk.job_id)
+        case "cancel":
+            desk.workers[-1].cancel(desk.job_id)
+        case "signal":
+            link.pause()
+        case "lost":  # nobody borrows through a Trainer that is away
+            await desk.stop()
+    async with asyncio.timeout(10):
+        assert await waiting is None
+    if how == "lost":
+        await desk.start()
+    await asyncio.to_thread(link.close)
+
+
+async def truth(value: bool) -> bool:
+    return value

@@ -60,6 +60,8 @@ def generate(
                 kind = answer.WhichOneof("event")
                 if kind == "queued":
                     bar.update(task, description=f"queued, place {answer.queued.position}")
+                elif kind == "waiting":
+                    bar.update(task, description="waiting for training to finish its step")
                 elif kind == "loading":
                     bar.update(task, description="loading the model")
                 elif kind == "step":

@@ -117,6 +117,9 @@ def train(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Slow to start, faster steps on a GPU.", rich_help_panel=TECHNIQUES)
     ] = False,
+    share_device: Annotated[
+        bool, typer.Option("--share-device", help="Stand still while the generator draws.", rich_help_panel=ADVANCED)
+    ] = False,
     validation_share: Annotated[
         float | None, typer.Option(help="Hold out so many pictures, e.g. 0.1.", rich_help_panel=VALIDATION)
     ] = None,
@@ -167,6 +170,7 @@ def train(
         "aspect_buckets": aspect_buckets or None,
         "masked_loss": masked_loss or None,
         "compile": compile_ or None,
+        "share_device": share_device or None,
         "validation": {
             "share": validation_share,
             "interval_steps": validate_every,

@@ -97,16 +97,17 @@ def _show_event(bar: Progress, task: Task, event: TrainingEvent) -> None:
     elif kind == "log":
         if event.log.level >= LogLevel.LOG_LEVEL_WARNING and bar.console.is_terminal:
             bar.console.print(describe(event), markup=False)
-    elif kind in ("queued", "loading", "paused"):
+    elif kind in ("queued", "loading", "paused", "lent"):
         bar.update(task, description=describe(event))
     elif kind in ("done", "failed", "cancelled"):
         bar.update(task, description=str(kind))
 
 
 def figures(step: StepProgress) -> str:
-    """loss 0.1234  12.3 images/s  0:01:20 left"""
+    """loss 0.1234  12.3 images/s  0:01:20 left  lent for 8.5 s so far"""
     left = timedelta(seconds=round(step.remaining_millis / 1000))
-    return f"loss {step.smoothed_loss:.4f}  {step.images_per_second:.1f} images/s  {left} left"
+    lent = f"  lent for {step.lent_millis / 1000:.1f} s so far" if step.lent_millis else ""
+    return f"loss {step.smoothed_loss:.4f}  {step.images_per_second:.1f} images/s  {left} left{lent}"
 
 
 def describe(event: TrainingEvent) -> str:
@@ -129,6 +130,10 @@ def describe(event: TrainingEvent) -> str:
         return f"checkpoint at step {event.checkpoint.step}"
     if kind == "log":
         return f"{short_name(LogLevel.DESCRIPTOR, event.log.level)}: {event.log.message}"
+    if kind == "lent":
+        if event.lent.HasField("lent_millis"):
+            return f"the generator has given the device back after {event.lent.lent_millis / 1000:.1f} s"
+        return "the device is lent to the generator" + (", training is out of its memory" * event.lent.made_room)
     if kind == "done":
         return f"done: model {event.done.model_id} {event.done.model_name!r}"
     if kind == "failed":

@@ -9,7 +9,7 @@ import { backoff, wait } from "../lib/retry";
 const SILENCE = 30_000;
 export const generator = createClient(GeneratorService, transport);
 
-export type Phase = "starting" | "queued" | "loading" | "drawing" | "done" | "cancelled" | "failed";
+export type Phase = "starting" | "queued" | "waiting" | "loading" | "drawing" | "done" | "cancelled" | "failed";
 
 /** A picture on its way, or finished. */
 export interface Tile {
@@ -119,6 +119,9 @@ export class Drawing {
     switch (event.case) {
       case "queued":
         Object.assign(changes, { phase: "queued", position: event.value.position });
+        break;
+      case "waiting":
+        changes.phase = "waiting";
         break;
       case "loading":
         changes.phase = "loading";

@@ -90,6 +90,8 @@ function say(state: DrawingState, words: ReturnType<typeof useSpeech>["words"]["
   switch (state.phase) {
     case "queued":
       return words.queued(state.position);
+    case "waiting":
+      return words.waitingForTraining;
     case "loading":
       return words.loadingModel;
     case "drawing":

@@ -171,6 +171,16 @@ function Job({ job, refetch }: { job: TrainingJob; refetch: () => void }) {
           {progress.loading.total > 0 && ` (${progress.loading.done} / ${progress.loading.total})`}…
         </Text>
       )}
+      {running && progress.lent && (
+        <Alert color="blue" role="status" data-testid="lent">
+          {words.training.lent}
+        </Alert>
+      )}
+      {progress.lentMillis > 0n && (
+        <Text size="sm" data-testid="lent-for">
+          {words.training.lentFor(format.duration(progress.lentMillis))}
+        </Text>
+      )}
       {step && (
         <>
           <Group gap="sm" wrap="nowrap">

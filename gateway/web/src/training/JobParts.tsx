@@ -63,6 +63,7 @@ export function JobSettings({ job }: { job: TrainingJob }) {
     [t.emaDecay, config.emaDecay || undefined],
     [t.heldOut, config.validation?.share ? format.percent(config.validation.share) : undefined],
     [t.patience, config.validation?.patience || undefined],
+    [t.shareDevice, config.shareDevice ? "✓" : undefined],
     [t.schedule, t.schedules[config.schedule || 1]],
     [t.triggerWord, config.triggerWord || undefined],
     [t.instancePrompt, config.dreambooth?.instancePrompt || undefined],

@@ -7,7 +7,7 @@ import { choices, type FieldsProps, useFields } from "./fields";
 /** The fields of each section, to open the one where the server has found something. */
 export const TECHNIQUES: readonly (keyof Draft)[] = [
   "optimizer", "emaDecay", "noiseOffset", "prediction", "zeroSnr", "shuffleTags", "keepTags", "buckets", "masked", "compile",
-  "rslora", "dora", "loraPlus",
+  "shareDevice", "rslora", "dora", "loraPlus",
 ];
 export const VALIDATION: readonly (keyof Draft)[] = ["heldOut", "measureEvery", "patience", "useBest"];
 
@@ -55,6 +55,7 @@ export function TechniqueFields(props: FieldsProps) {
       <Checkbox label={t.shuffleTags} {...flag("shuffleTags")} />
       {draft.shuffleTags && <NumberInput label={t.keepTags} {...amount("keepTags")} allowDecimal={false} />}
       <Checkbox label={t.compile} {...flag("compile")} />
+      <Checkbox label={t.shareDevice} description={t.shareDeviceHint} {...flag("shareDevice")} />
     </Stack>
   );
 }

@@ -59,6 +59,7 @@ export interface Draft {
   buckets: boolean;
   masked: boolean;
   compile: boolean;
+  shareDevice: boolean;
   rslora: boolean;
   dora: boolean;
   loraPlus: Amount;
@@ -113,6 +114,7 @@ export const FIELDS: Record<keyof Draft, string> = {
   buckets: "config.aspect_buckets",
   masked: "config.masked_loss",
   compile: "config.compile",
+  shareDevice: "config.share_device",
   rslora: "config.lora.rslora",
   dora: "config.lora.dora",
   loraPlus: "config.lora.plus_ratio",
@@ -169,6 +171,7 @@ export function draftOf(defaults: TrainingConfig | undefined, datasetId: number,
     buckets: config.aspectBuckets ?? false,
     masked: config.maskedLoss ?? false,
     compile: config.compile ?? false,
+    shareDevice: config.shareDevice ?? false,
     rslora: config.lora?.rslora ?? false,
     dora: config.lora?.dora ?? false,
     loraPlus: "",
@@ -233,6 +236,7 @@ export function requestOf(draft: Draft, requestId: string, start: boolean): Requ
       aspectBuckets: draft.buckets,
       maskedLoss: draft.masked,
       compile: draft.compile,
+      shareDevice: draft.shareDevice,
       validation: {
         share: given(draft.heldOut),
         intervalSteps: given(draft.measureEvery),

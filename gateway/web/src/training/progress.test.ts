@@ -87,3 +87,14 @@ test("a long curve is thinned and keeps its ends, its spike and its dip", () => 
   expect(losses).toContain(-99);
   expect(at).toEqual(at.toSorted((a, b) => a - b));
 });
+
+test("a loan lasts from its one event to its other, and loans add up", () => {
+  const lent = (sequence: number, lentMillis?: bigint) => answer(sequence, { case: "lent", value: { lentMillis } });
+  const first = advance(BEGINNING, [step(1, 1), lent(2)]);
+  expect([first.lent, first.lentMillis]).toEqual([true, 0n]);
+  const back = advance(first, [lent(3, 1500n), step(4, 2), lent(5)]);
+  expect([back.lent, back.lentMillis]).toEqual([true, 1500n]);
+  expect(advance(back, [lent(6, 500n)]).lentMillis).toBe(2000n);
+  const lost = advance(back, [answer(6, { case: "queued", value: { position: 1 } }, JobStatus.QUEUED)]);
+  expect(lost.lent, "its worker was lost while it was lent").toBe(false);
+});

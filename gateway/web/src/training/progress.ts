@@ -25,6 +25,10 @@ export interface JobProgress {
   modelId: number | null;
   modelName: string;
   failure: string;
+  /** The device is lent to the Generator just now. */
+  lent: boolean;
+  /** For which it was, all loans that are over together. */
+  lentMillis: bigint;
 }
 
 export interface LogLine {
@@ -45,6 +49,8 @@ export const BEGINNING: JobProgress = {
   modelId: null,
   modelName: "",
   failure: "",
+  lent: false,
+  lentMillis: 0n,
 };
 
 export function hasEnded(status: JobStatus): boolean {
@@ -70,6 +76,8 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
     }
     after.sequence = event.sequence;
     const { event: it } = event;
+    // Between its two events a loan knows nothing but lines of the log: anything else is a worker that was lost while lent.
+    if (it.case !== "lent" && it.case !== "log") after.lent = false;
     switch (it.case) {
       case "queued":
         after.queuePosition = it.value.position;
@@ -95,6 +103,10 @@ export function advance(before: JobProgress, answers: readonly WatchTrainingJobR
       case "checkpoint":
         dropFrom(checkpoints, it.value.step);
         checkpoints.push(it.value);
+        break;
+      case "lent":
+        after.lent = it.value.lentMillis === undefined;
+        after.lentMillis += it.value.lentMillis ?? 0n;
         break;
       case "log":
         log.push({ at: event.createdAt, line: it.value });
