@@ -162,7 +162,7 @@ def new_model_from_proto(request: service_pb2.RegisterModelRequest) -> domain.Ne
 
 
 def new_model_from_import(start: service_pb2.ImportStart) -> domain.NewModel:
-    """A LoRA of which the file is still to come: its family and its weights are not known yet."""
+    """A model of which the file is still to come: what it is is not known yet."""
     return domain.NewModel(
         name=start.name,
         type=domain.ModelType.LORA,

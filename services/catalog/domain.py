@@ -11,6 +11,9 @@ MAX_NAME = 100
 MAX_FILENAME_BYTES = 255
 MAX_CAPTION = 10_000
 MAX_DESCRIPTION = 2_000
+LORA_FILE = "pytorch_lora_weights.safetensors"
+CHECKPOINT_FILE = "model.safetensors"
+"""What a LoRA, and a whole checkpoint as one file, is called among a model's files."""
 FIRST_REGISTERED_MODEL_ID = 101
 """Smaller ids are for seeded models, so that the guide's 1, 2 and 3 stay true whenever they are seeded."""
 
@@ -42,11 +45,13 @@ class ModelFamily(StrEnum):
     STABLE_DIFFUSION = "stable_diffusion"
     STABLE_DIFFUSION_XL = "stable_diffusion_xl"
     STABLE_VIDEO_DIFFUSION = "stable_video_diffusion"
+    STABLE_DIFFUSION_3 = "stable_diffusion_3"
 
 
 class WeightsLayout(StrEnum):
     PIPELINE = "pipeline"
     LORA = "lora"
+    SINGLE_FILE = "single_file"
 
 
 @dataclass(frozen=True, slots=True)

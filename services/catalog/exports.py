@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.catalog.domain import HubWeights, Model, StoredWeights, WeightsLayout
-from services.catalog.lora_files import to_kohya
+from services.catalog.domain import LORA_FILE, HubWeights, Model, StoredWeights, WeightsLayout
+from services.catalog.kohya import to_kohya
 from services.catalog.model_store import ModelStore
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import DataLoss, FailedPrecondition
 
 CHUNK_BYTES = 1 << 20
-LORA_FILE = "pytorch_lora_weights.safetensors"
 DIFFUSERS, LORA_DIFFUSERS, LORA_KOHYA = "diffusers", "lora_diffusers", "lora_kohya"
 # The hub knows licences by these names; others are written as they are, under `other`.
 LICENSES = {
@@ -60,7 +59,7 @@ async def export_model(models: ModelStore, blobs: BlobStore, model_id: int, form
     content = "application/octet-stream"
     if format == LORA_DIFFUSERS:
         return Export(f"{name}.safetensors", content, _read(path))
-    return Export(f"{name}-kohya.safetensors", content, _kohya(path, model.name))
+    return Export(f"{name}-kohya.safetensors", content, _kohya(path, model))
 
 
 def model_card(model: Model, base: Model | None) -> str:
@@ -139,8 +138,8 @@ class _Outgoing(io.RawIOBase):
         return b"".join(waiting)
 
 
-def _kohya(path: Path, title: str) -> Iterator[bytes]:
-    data = to_kohya(path, title=title)
+def _kohya(path: Path, model: Model) -> Iterator[bytes]:
+    data = to_kohya(path, model)
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
 

@@ -268,7 +268,7 @@ class CatalogServicer(CatalogServiceServicer):
         if request_id and (known := await self.models.registered(job_id="", request_id=request_id)) is not None:
             return pb.ImportModelResponse(model=model_to_proto(known))
         chunks = _chunks(request_iterator)
-        model, found = await imports.import_lora(self.models, self.blobs, new, chunks, request_id=request_id)
+        model, found = await imports.import_weights(self.models, self.blobs, new, chunks, request_id=request_id)
         return pb.ImportModelResponse(model=model_to_proto(model), rank=found.rank, layout=found.layout)
 
     async def GetModelLineage(self, request: pb.GetModelLineageRequest, context: Context) -> pb.GetModelLineageResponse:
