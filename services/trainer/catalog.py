@@ -44,7 +44,7 @@ class Catalog:
             id=model.id,
             name=model.name,
             family=FAMILIES.get(model.family, "unknown"),
-            is_pipeline=model.layout == model_pb2.WEIGHTS_LAYOUT_PIPELINE,
+            is_pipeline=model.layout != model_pb2.WEIGHTS_LAYOUT_LORA,
             draws_images=model.category == model_pb2.MODEL_CATEGORY_IMAGE,
             is_active=model.is_active,
             base_model_id=model.base_model_id if model.HasField("base_model_id") else None,
