@@ -202,6 +202,16 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture that a model drew, in the blob store."""
+
+    prompt: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewModel:
     """A model that is about to be registered."""
 
@@ -220,6 +230,8 @@ class NewModel:
     license: str = ""
     description: str = ""
     native_resolution: int = 0
+    samples: tuple[Sample, ...] = ()
+    """The last that were drawn while it was trained."""
     promoted: bool = False
     """One of its job's checkpoints and not the job's outcome."""
 
