@@ -122,7 +122,7 @@ def load_loras(components: Components, loras: Iterable[tuple[str, Path]]) -> Non
     from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Loader
 
     for name, path in loras:
-        tensors, alphas, metadata = _read(path)
+        tensors, alphas, metadata = _read(path, components.unet.config)
         _check_shapes(components, tensors, path)
         try:
             if any(key.startswith("unet.") for key in tensors):
@@ -209,8 +209,11 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]":
-    """Tensors in diffusers' keys, kohya's alphas if they came so, and the header's configuration if there is one."""
+def _read(path: Path, config: Any) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]":
+    """Tensors in diffusers' keys, kohya's alphas if they came so, and the header's configuration if there is one.
+
+    `config` is the denoiser's: files that name its blocks as its authors do (`input_blocks_4_1`) are read by it.
+    """
     from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Loader
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
@@ -222,7 +225,7 @@ def _read(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         metadata = json.loads(header["lora_adapter_metadata"]) if "lora_adapter_metadata" in header else None
-        tensors, alphas = Loader.lora_state_dict(raw)
+        tensors, alphas = Loader.lora_state_dict(raw, unet_config=config)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise WeightsUnavailable(f"{path.name} cannot be read: {error}") from error
     return tensors, alphas, metadata
