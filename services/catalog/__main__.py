@@ -10,6 +10,7 @@ from pathlib import Path
 from atelier.catalog.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
 
 from services.catalog.config import CatalogSettings
+from services.catalog.hub import Hub
 from services.catalog.model_store import ModelStore
 from services.catalog.servicer import CatalogServicer
 from services.catalog.store import Store
@@ -43,6 +44,7 @@ async def build(settings: CatalogSettings) -> AsyncIterator[Server]:
             threads=threads,
             starter_model_dir=settings.starter_model_dir,
             jobs_of=jobs_of,
+            hub=Hub(settings.hub_endpoint, settings.hub_token.get_secret_value()),
         )
         service = Service(add_CatalogServiceServicer_to_server, servicer, NAME)
         yield Server([service], listen=settings.listen, log=get_logger("catalog"))

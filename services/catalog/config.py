@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from services.catalog.hub import ENDPOINT
 from services.common.settings import ServiceSettings
 
 
@@ -12,5 +14,9 @@ class CatalogSettings(ServiceSettings):
 
     trainer_address: str = ""
     """host:port of the Trainer, asked before a dataset is deleted; empty means nobody is asked."""
+    hub_endpoint: str = Field(ENDPOINT, pattern="^https?://")
+    """The hub that models are pushed to and pulled from."""
+    hub_token: SecretStr = SecretStr("")
+    """This deployment's own token of the hub, for requests that bring none; empty means they must."""
     starter_model_dir: Path = Path(__file__).resolve().parents[2] / "assets" / "starter-model"
     """The diffusers folder that is seeded as the starter model."""

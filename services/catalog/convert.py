@@ -126,6 +126,10 @@ def model_to_proto(model: domain.Model) -> model_pb2.Model:
         license=model.license,
         description=model.description,
         native_resolution=model.native_resolution,
+        samples=[
+            model_pb2.ModelSample(prompt=each.prompt, sha256=each.sha256, width=each.width, height=each.height)
+            for each in model.samples
+        ],
     )
     if isinstance(model.weights, domain.HubWeights):
         message.hub.CopyFrom(model_pb2.HubWeights(repo_id=model.weights.repo_id, revision=model.weights.revision))
@@ -158,11 +162,12 @@ def new_model_from_proto(request: service_pb2.RegisterModelRequest) -> domain.Ne
         license=request.license,
         description=request.description,
         native_resolution=request.native_resolution,
+        samples=tuple(domain.Sample(each.prompt, each.sha256, each.width, each.height) for each in request.samples),
     )
 
 
 def new_model_from_import(start: service_pb2.ImportStart) -> domain.NewModel:
-    """A LoRA of which the file is still to come: its family and its weights are not known yet."""
+    """A model of which the file is still to come: what it is is not known yet."""
     return domain.NewModel(
         name=start.name,
         type=domain.ModelType.LORA,
@@ -175,6 +180,17 @@ def new_model_from_import(start: service_pb2.ImportStart) -> domain.NewModel:
         license=start.license,
         description=start.description,
     )
+
+
+def new_model_from_pull(request: service_pb2.PullModelRequest, commit: str) -> domain.NewModel:
+    """As `new_model_from_import`, of a repository's file at a commit."""
+    start = service_pb2.ImportStart(
+        name=request.name or request.repo_id.rpartition("/")[2][: domain.MAX_NAME],
+        base_model_id=request.base_model_id,
+        trigger_words=request.trigger_words,
+        description=f"From {request.repo_id} at {commit}.",
+    )
+    return new_model_from_import(start)
 
 
 def inspection_to_proto(inspection: domain.Inspection) -> service_pb2.DatasetInspection:

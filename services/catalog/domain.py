@@ -11,6 +11,9 @@ MAX_NAME = 100
 MAX_FILENAME_BYTES = 255
 MAX_CAPTION = 10_000
 MAX_DESCRIPTION = 2_000
+LORA_FILE = "pytorch_lora_weights.safetensors"
+CHECKPOINT_FILE = "model.safetensors"
+"""What a LoRA, and a whole checkpoint as one file, is called among a model's files."""
 FIRST_REGISTERED_MODEL_ID = 101
 """Smaller ids are for seeded models, so that the guide's 1, 2 and 3 stay true whenever they are seeded."""
 
@@ -48,6 +51,7 @@ class ModelFamily(StrEnum):
 class WeightsLayout(StrEnum):
     PIPELINE = "pipeline"
     LORA = "lora"
+    SINGLE_FILE = "single_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,16 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture that a model drew, in the blob store."""
+
+    prompt: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewModel:
     """A model that is about to be registered."""
 
@@ -216,6 +230,8 @@ class NewModel:
     license: str = ""
     description: str = ""
     native_resolution: int = 0
+    samples: tuple[Sample, ...] = ()
+    """The last that were drawn while it was trained."""
     promoted: bool = False
     """One of its job's checkpoints and not the job's outcome."""
 

@@ -1,34 +1,24 @@
 """Models as files that other programs read."""
 
+import asyncio
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.catalog.domain import HubWeights, Model, StoredWeights, WeightsLayout
-from services.catalog.lora_files import to_kohya
+from services.catalog.cards import is_lora, model_card
+from services.catalog.domain import LORA_FILE, HubWeights, Model, StoredWeights
+from services.catalog.kohya import to_kohya
 from services.catalog.model_store import ModelStore
 from services.catalog.records import training_record
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import DataLoss, FailedPrecondition
 
 CHUNK_BYTES = 1 << 20
-LORA_FILE = "pytorch_lora_weights.safetensors"
 DIFFUSERS, LORA_DIFFUSERS, LORA_KOHYA = "diffusers", "lora_diffusers", "lora_kohya"
-# The hub knows licences by these names; others are written as they are, under `other`.
-LICENSES = {
-    "apache-2.0",
-    "mit",
-    "openrail",
-    "creativeml-openrail-m",
-    "openrail++",
-    "cc0-1.0",
-    "cc-by-4.0",
-    "cc-by-sa-4.0",
-}
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """A zip's first date: equal models give equal zips."""
 
@@ -46,79 +36,62 @@ async def export_model(models: ModelStore, blobs: BlobStore, model_id: int, form
     """Raises NotFound, and FailedPrecondition: the weights are on a hub, or are no LoRA. The pieces raise DataLoss when
     a file is gone, and FailedPrecondition where the format cannot hold the model."""
     model = await models.get(model_id)
-    weights = model.weights
-    if isinstance(weights, HubWeights):
-        message = f"the weights of model {model_id} are on the hub: {weights.repo_id} at {weights.revision}"
-        raise FailedPrecondition(message, reason="WEIGHTS_ON_HUB")
+    weights = stored_weights(model)
     name = _slug(model.name)
     if format == DIFFUSERS:
-        base = await models.get(model.base_model_id) if model.base_model_id is not None else None
-        return Export(f"{name}.zip", "application/zip", _zipped(weights, blobs, model_card(model, base)))
-    if model.layout is not WeightsLayout.LORA:
+        return Export(f"{name}.zip", "application/zip", _zipped(await contents(models, blobs, model)))
+    if not is_lora(model):
         message = f"model {model_id} ({model.name!r}) is no LoRA: export it as diffusers has it"
         raise FailedPrecondition(message, reason="NOT_A_LORA")
     path = _path(blobs, weights, LORA_FILE)
     content = "application/octet-stream"
     if format == LORA_DIFFUSERS:
         return Export(f"{name}.safetensors", content, _read(path))
-    return Export(f"{name}-kohya.safetensors", content, _kohya(path, model.name))
+    return Export(f"{name}-kohya.safetensors", content, _kohya(path, model))
 
 
-def model_card(model: Model, base: Model | None) -> str:
-    """README.md as the hub's tools read it: YAML about the model, then what people read."""
-    from huggingface_hub import ModelCard, ModelCardData
-
-    tags = ["text-to-image", "diffusers", "atelier", *(["lora", "template:sd-lora"] if _is_lora(model) else [])]
-    known = model.license.lower() in LICENSES
-    about: dict[str, Any] = {"license": model.license.lower() if known else "other"} if model.license else {}
-    if model.license and not known:
-        about["license_name"] = model.license
-    if base is not None:
-        about["base_model"] = base.weights.repo_id if isinstance(base.weights, HubWeights) else base.name
-    if model.trigger_words:
-        about["instance_prompt"] = model.trigger_words[0]
-    data = ModelCardData(library_name="diffusers", pipeline_tag="text-to-image", tags=tags, **about)
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_card_text(model, base)}"))
+def stored_weights(model: Model) -> StoredWeights:
+    """Raises FailedPrecondition for a model whose weights are on a hub."""
+    if isinstance(model.weights, HubWeights):
+        where = f"{model.weights.repo_id} at {model.weights.revision}"
+        message = f"the weights of model {model.id} are on the hub: {where}"
+        raise FailedPrecondition(message, reason="WEIGHTS_ON_HUB")
+    return model.weights
 
 
-def _card_text(model: Model, base: Model | None) -> str:
-    lines = [f"# {model.name}", ""]
-    lines += [model.description, ""] if model.description else []
-    what = {True: "A LoRA", False: "Weights"}[_is_lora(model)]
-    lines += [f"{what} trained with Atelier{f' on {base.name}' if base else ''}.", ""]
-    facts = {
-        "Trigger words": ", ".join(f"`{word}`" for word in model.trigger_words),
-        "Resolution": f"{model.native_resolution} pixels" if model.native_resolution else "",
-        "Step": str(model.checkpoint_step or ""),
-        "Training job": model.job_id,
-        "Dataset snapshot": model.snapshot_digest,
+async def contents(models: ModelStore, blobs: BlobStore, model: Model) -> dict[str, bytes | Path]:
+    """What belongs to a stored model, by its path in a folder that diffusers loads: the card, the weights, and the
+    pictures that are still there. Raises DataLoss when a file of the weights is gone."""
+    assert isinstance(model.weights, StoredWeights), "the caller has looked"
+    base = await models.get(model.base_model_id) if model.base_model_id is not None else None
+    pictures = {
+        f"images/sample-{place}.{_suffix(blobs.path(sample.sha256))}": sample
+        for place, sample in enumerate(model.samples)
+        if blobs.exists(sample.sha256)
     }
-    lines += [f"- {name}: {value}" for name, value in facts.items() if value]
-    if _is_lora(model):
-        lines += [
-            "",
-            "```python",
-            "pipeline.load_lora_weights(FOLDER)  # of a diffusers pipeline of the base model",
-            "```",
-        ]
-    return "\n".join(lines) + "\n"
+    weights = {file.path: _path(blobs, model.weights, file.path) for file in model.weights.files}
+    card = model_card(model, base, pictures).encode()
+    record = await asyncio.to_thread(training_record, model.weights, blobs)
+    about = {"README.md": card, **({"training.json": record.encode()} if record else {})}
+    return {**about, **weights, **{path: blobs.path(each.sha256) for path, each in pictures.items()}}
 
 
-def _is_lora(model: Model) -> bool:
-    return model.layout is WeightsLayout.LORA
+def _suffix(picture: Path) -> str:
+    with picture.open("rb") as file:
+        return "webp" if file.read(4) == b"RIFF" else "png"
 
 
-def _zipped(weights: StoredWeights, blobs: BlobStore, card: str) -> Iterator[bytes]:
+def _zipped(files: Mapping[str, bytes | Path]) -> Iterator[bytes]:
     """Stored and not deflated: weights do not shrink. One chunk is in memory at a time."""
     out = _Outgoing()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("README.md", EPOCH), card)
-        if record := training_record(weights, blobs):
-            archive.writestr(zipfile.ZipInfo("training.json", EPOCH), record)
-        for file in weights.files:
-            entry = zipfile.ZipInfo(file.path, EPOCH)
-            with archive.open(entry, "w", force_zip64=file.size_bytes >= 2**31) as target:
-                for piece in _read(_path(blobs, weights, file.path)):
+        for path, file in files.items():
+            entry = zipfile.ZipInfo(path, EPOCH)
+            if isinstance(file, bytes):
+                archive.writestr(entry, file)
+                continue
+            with archive.open(entry, "w", force_zip64=file.stat().st_size >= 2**31) as target:
+                for piece in _read(file):
                     target.write(piece)
                     yield out.taken()
     yield out.taken()
@@ -142,8 +115,8 @@ class _Outgoing(io.RawIOBase):
         return b"".join(waiting)
 
 
-def _kohya(path: Path, title: str) -> Iterator[bytes]:
-    data = to_kohya(path, title=title)
+def _kohya(path: Path, model: Model) -> Iterator[bytes]:
+    data = to_kohya(path, model)
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
 

@@ -6,7 +6,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from services.catalog import domain
-from services.catalog.domain import HubWeights, Lineage, Model, ModelType, NewModel, StoredWeights
+from services.catalog.domain import (
+    CHECKPOINT_FILE,
+    HubWeights,
+    Lineage,
+    Model,
+    ModelType,
+    NewModel,
+    StoredWeights,
+    WeightsLayout,
+)
 from services.catalog.model_store import ModelStore
 from services.catalog.store import Store
 from services.common.blobs import BlobStore
@@ -30,10 +39,14 @@ async def register_model(
         "trigger_words": _words_rule(new.trigger_words),
         "stored.files": _paths_rule(new.weights),
     }
-    if new.type is not ModelType.BASE_MODEL and new.base_model_id is None:
-        rules["base_model_id"] = f"must be set for a {new.type.value}"
-    if new.type is ModelType.BASE_MODEL and new.base_model_id is not None:
+    whole = new.type is ModelType.BASE_MODEL and new.layout is not WeightsLayout.SINGLE_FILE
+    if not whole and new.base_model_id is None:
+        what = "checkpoint as one file" if new.layout is WeightsLayout.SINGLE_FILE else new.type.value
+        rules["base_model_id"] = f"must be set for a {what}"
+    if whole and new.base_model_id is not None:
         rules["base_model_id"] = "must not be set for a base_model"
+    if new.layout is WeightsLayout.SINGLE_FILE and not _is_one_file(new.weights):
+        rules["stored.files"] = f"must be {CHECKPOINT_FILE} alone, for a checkpoint as one file"
     if broken := {field: rule for field, rule in rules.items() if rule is not None}:
         raise InvalidArgument.of(broken)
     if new.base_model_id is not None:
@@ -64,6 +77,10 @@ def _paths_rule(weights: StoredWeights | HubWeights) -> str | None:
             if parent.as_posix() in seen:
                 return f"has {parent.as_posix()!r} both as a file and as a folder"
     return None
+
+
+def _is_one_file(weights: StoredWeights | HubWeights) -> bool:
+    return isinstance(weights, StoredWeights) and [file.path for file in weights.files] == [CHECKPOINT_FILE]
 
 
 def _check_stored(blobs: BlobStore, weights: StoredWeights) -> None:

@@ -1,7 +1,7 @@
 """The record of a training that its weights carry in their header."""
 
 from services.catalog.domain import StoredWeights
-from services.catalog.lora_files import read_header
+from services.catalog.tensor_files import read_header
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import InvalidArgument
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from services.catalog.convert import (
     model_to_proto,
     new_model_from_import,
     new_model_from_proto,
+    new_model_from_pull,
     snapshot_to_proto,
 )
 from services.catalog.datasets import JobsOfDataset
+from services.catalog.hub import Hub
 from services.catalog.model_store import ModelStore
 from services.catalog.store import Store
 from services.common import pictures
@@ -58,6 +60,7 @@ class CatalogServicer(CatalogServiceServicer):
     threads: Executor
     starter_model_dir: Path
     jobs_of: JobsOfDataset | None = None
+    hub: Hub = field(default_factory=Hub)
 
     async def GetCatalogCapabilities(
         self, request: pb.GetCatalogCapabilitiesRequest, context: Context
@@ -268,8 +271,32 @@ class CatalogServicer(CatalogServiceServicer):
         if request_id and (known := await self.models.registered(job_id="", request_id=request_id)) is not None:
             return pb.ImportModelResponse(model=model_to_proto(known))
         chunks = _chunks(request_iterator)
-        model, found = await imports.import_lora(self.models, self.blobs, new, chunks, request_id=request_id)
+        model, found = await imports.import_weights(self.models, self.blobs, new, chunks, request_id=request_id)
         return pb.ImportModelResponse(model=model_to_proto(model), rank=found.rank, layout=found.layout)
+
+    async def PushModel(self, request: pb.PushModelRequest, context: Context) -> pb.PushModelResponse:
+        pushed = await self.hub.push(
+            self.models,
+            self.blobs,
+            request.model_id,
+            request.repo_id,
+            token=request.token,
+            private=request.private,
+            message=request.commit_message,
+        )
+        return pb.PushModelResponse(url=pushed.url, commit=pushed.commit)
+
+    async def PullModel(self, request: pb.PullModelRequest, context: Context) -> pb.PullModelResponse:
+        request_id = request.request_id or None
+        if request_id and (known := await self.models.registered(job_id="", request_id=request_id)) is not None:
+            return pb.PullModelResponse(model=model_to_proto(known))
+        where = {"revision": request.revision, "filename": request.filename, "token": request.token}
+        remote = await self.hub.find(request.repo_id, **where)
+        new = new_model_from_pull(request, remote.commit)
+        async with aclosing(self.hub.download(remote, token=request.token)) as chunks:
+            model, found = await imports.import_weights(self.models, self.blobs, new, chunks, request_id=request_id)
+        proto = model_to_proto(model)
+        return pb.PullModelResponse(model=proto, rank=found.rank, layout=found.layout, commit=remote.commit)
 
     async def GetModelLineage(self, request: pb.GetModelLineageRequest, context: Context) -> pb.GetModelLineageResponse:
         lineage = await models.lineage(self.models, self.store, request.model_id)

@@ -1,5 +1,6 @@
 """The Catalog's tables, and their rows as domain values."""
 
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -108,6 +109,7 @@ models = sa.Table(
     sa.Column("license", sa.String(100), nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("native_resolution", sa.Integer, nullable=False),
+    sa.Column("samples", sa.JSON, nullable=False, server_default="[]"),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
     sqlite_autoincrement=True,
@@ -211,6 +213,7 @@ def model_from_row(row: Any, files: tuple[domain.ModelFile, ...]) -> domain.Mode
         license=row.license,
         description=row.description,
         native_resolution=row.native_resolution,
+        samples=tuple(domain.Sample(**sample) for sample in row.samples),
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
@@ -234,4 +237,5 @@ def model_to_row(model: domain.NewModel) -> dict[str, Any]:
         "license": model.license,
         "description": model.description,
         "native_resolution": model.native_resolution,
+        "samples": [asdict(sample) for sample in model.samples],
     }

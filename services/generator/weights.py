@@ -7,6 +7,7 @@ from services.common.blobs import BlobStore
 from services.common.errors import FailedPrecondition
 from services.diffusion.adapters import FILE_NAME
 from services.diffusion.families import get_family
+from services.diffusion.single_file import unfolded
 from services.diffusion.weights import WeightsUnavailable, fetch_hub, find_hub, materialise
 from services.generator.domain import Plan, Source
 
@@ -28,8 +29,8 @@ class WeightsFinder:
         self._hub_dir = cache_dir / "hub"
         self._weights_dir = weights_dir
 
-    def find(self, plan: Plan) -> Folders | None:
-        """The folders, without a network; None when some must be downloaded first.
+    def find(self, plan: Plan, *, make: bool = False) -> Folders | None:
+        """The folders, without a network; None when some must be downloaded first, or unfolded and not `make`.
 
         Raises WeightsUnavailable naming a file that is gone, and FailedPrecondition for a family that cannot be loaded.
         """
@@ -37,14 +38,18 @@ class WeightsFinder:
         folders = [self._find(source) for source in plan.pipeline]
         loras = tuple(self._lora(each.source) for each in plan.loras)
         whole = [folder for folder in folders if folder is not None]
-        return Folders(tuple(whole), loras) if len(whole) == len(folders) else None
+        ready = unfolded(whole, make=make) if len(whole) == len(folders) else None
+        return Folders(tuple(ready), loras) if ready is not None else None
 
     def fetch(self, plan: Plan) -> Folders:
-        """The folders, downloaded where needed. Raises as `find`, and WeightsUnavailable when a hub is out of reach."""
+        """The folders, downloaded and unfolded where needed.
+
+        Raises as `find`, and WeightsUnavailable when a hub is out of reach or a checkpoint cannot be taken apart.
+        """
         for source in plan.pipeline:
             if source.hub is not None:
                 fetch_hub(*source.hub, self._hub_dir, family=source.family, weights_dir=self._weights_dir)
-        folders = self.find(plan)
+        folders = self.find(plan, make=True)
         if folders is None:
             raise FailedPrecondition("the weights left while they were being read", reason="WEIGHTS_UNAVAILABLE")
         return folders

@@ -1,6 +1,7 @@
 """What the Trainer asks of the Catalog, over gRPC. Its errors come as the domain errors they were there."""
 
 import uuid
+from collections.abc import Sequence
 
 import grpc
 from atelier.catalog.v1 import catalog_service_pb2 as catalog_pb2
@@ -13,6 +14,7 @@ from services.trainer.convert import files_to_proto
 
 PEER = "the Catalog"
 TIMEOUT_SECONDS = 30.0
+MOST_SAMPLES = 16  # that a model may have
 DESCRIPTION = "Trained by job {job.id} on dataset {job.dataset_id}."
 
 TYPES = {
@@ -44,7 +46,7 @@ class Catalog:
             id=model.id,
             name=model.name,
             family=FAMILIES.get(model.family, "unknown"),
-            is_pipeline=model.layout == model_pb2.WEIGHTS_LAYOUT_PIPELINE,
+            is_pipeline=model.layout != model_pb2.WEIGHTS_LAYOUT_LORA,
             draws_images=model.category == model_pb2.MODEL_CATEGORY_IMAGE,
             is_active=model.is_active,
             base_model_id=model.base_model_id if model.HasField("base_model_id") else None,
@@ -68,24 +70,34 @@ class Catalog:
             lineage = await self._stub.GetModelLineage(request, timeout=TIMEOUT_SECONDS)
         return [lineage.model, *lineage.ancestors]
 
-    async def register(self, job: domain.Job, trained: domain.Trained) -> domain.Done:
+    async def register(
+        self, job: domain.Job, trained: domain.Trained, samples: Sequence[domain.Sample] = ()
+    ) -> domain.Done:
         """Makes a model of what `job` has trained; again with the same job it answers the same model.
 
         Raises NotFound (the base model), FailedPrecondition (a file is not in the blob store), Unavailable.
         """
-        return await self._register(job, trained, name=job.model_name)
+        return await self._register(job, trained, samples, name=job.model_name)
 
-    async def promote(self, job: domain.Job, checkpoint: domain.Checkpoint, name: str) -> domain.Done:
+    async def promote(
+        self, job: domain.Job, checkpoint: domain.Checkpoint, name: str, samples: Sequence[domain.Sample] = ()
+    ) -> domain.Done:
         """Makes a model of a checkpoint, beside the one that the job makes in the end; again it answers the same model.
 
         Raises as `register`.
         """
         weights = domain.Trained(checkpoint.step, job.layout, checkpoint.files)
         request_id = str(uuid.uuid5(uuid.UUID(job.id), f"checkpoint {checkpoint.step}"))
-        return await self._register(job, weights, name=name, request_id=request_id)
+        return await self._register(job, weights, samples, name=name, request_id=request_id)
 
     async def _register(
-        self, job: domain.Job, trained: domain.Trained, *, name: str, request_id: str = ""
+        self,
+        job: domain.Job,
+        trained: domain.Trained,
+        samples: Sequence[domain.Sample],
+        *,
+        name: str,
+        request_id: str = "",
     ) -> domain.Done:
         base = await self._model(job.base_model_id)
         request = catalog_pb2.RegisterModelRequest(
@@ -106,6 +118,12 @@ class Catalog:
             license=base.license,
             description=DESCRIPTION.format(job=job),
             native_resolution=job.config.resolution or base.native_resolution,
+            samples=[
+                model_pb2.ModelSample(
+                    prompt=each.prompt[:1000], sha256=each.sha256, width=each.width, height=each.height
+                )
+                for each in samples[:MOST_SAMPLES]
+            ],
         )
         with peer_errors(PEER):
             model = (await self._stub.RegisterModel(request, timeout=TIMEOUT_SECONDS)).model

@@ -2,7 +2,7 @@
 
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -14,7 +14,7 @@ from services.common.paging import decode_token, encode_token, page_size
 from services.diffusion import families
 from services.trainer import domain
 from services.trainer.domain import Appended, Job, JobStatus, Method, TrainingConfig
-from services.trainer.metrics import latest_attempt, thin
+from services.trainer.metrics import latest_attempt, samples_of, thin
 from services.trainer.retention import Retention
 from services.trainer.store import JobFilter, Store
 
@@ -31,7 +31,9 @@ class CatalogPort(Protocol):
     async def base_model(self, model_id: int) -> domain.BaseModel: ...
     async def snapshot(self, dataset_id: int) -> tuple[str, int]: ...
     async def base_chain(self, model_id: int) -> list[model_pb2.Model]: ...
-    async def promote(self, job: Job, checkpoint: domain.Checkpoint, name: str) -> domain.Done: ...
+    async def promote(
+        self, job: Job, checkpoint: domain.Checkpoint, name: str, samples: Sequence[domain.Sample]
+    ) -> domain.Done: ...
 
 
 class PreflightPort(Protocol):
@@ -270,7 +272,8 @@ class Jobs:
             await self._store.note_promoted(job_id, step, None)
             message = f"training job {job_id} keeps no checkpoint of step {step}"
             raise NotFound("checkpoint", str(step), message=message)
-        done = await self._catalog.promote(job, checkpoint, name or f"{job.model_name[:90]}-{step}")
+        drawn = samples_of(await self._store.journal.samples(job_id), step)
+        done = await self._catalog.promote(job, checkpoint, name or f"{job.model_name[:90]}-{step}", drawn)
         await self._store.note_promoted(job_id, step, done.model_id)
         return done
 

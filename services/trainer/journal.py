@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from services.common.rows import Transactions
-from services.trainer.domain import Checkpoint, Event, JobStatus
+from services.trainer.domain import Checkpoint, Event, JobStatus, Sample
 from services.trainer.tables import event_from_row, events, jobs, promotions
 
 
@@ -45,6 +45,10 @@ class Journal:
     async def checkpoints(self, job_id: str) -> list[Checkpoint]:
         """All that the job has ever reported, in the order they were made."""
         return [each.body for each in await self.read(job_id, kind="checkpoint") if isinstance(each.body, Checkpoint)]
+
+    async def samples(self, job_id: str) -> list[Sample]:
+        """All that the job has ever drawn, in the order they were reported."""
+        return [each.body for each in await self.read(job_id, kind="sample") if isinstance(each.body, Sample)]
 
     async def promotions(self, job_id: str) -> dict[int, int | None]:
         """The steps whose checkpoints are promoted, and the models; None where one is not registered yet."""

@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 from dataclasses import replace
 
-from services.trainer.domain import Checkpoint
+from services.trainer.domain import Checkpoint, Sample
 
 Point = tuple[int, int, float]
 """(sequence, step, loss)."""
@@ -25,6 +25,13 @@ def kept_checkpoints(made: Sequence[Checkpoint], *, keep: int, promoted: Contain
         for place, each in enumerate(lasting)
         if place >= len(lasting) - keep or each is best or each.step in promoted
     ]
+
+
+def samples_of(drawn: Sequence[Sample], step: int) -> list[Sample]:
+    """What the weights of a step drew of each prompt: the latest samples up to it, of the last attempt, by index."""
+    latest = max((sample.step for sample in drawn if sample.step <= step), default=None)
+    found = {sample.index: sample for sample in drawn if sample.step == latest}
+    return [found[index] for index in sorted(found)]
 
 
 def _lasting(steps: Sequence[int]) -> list[int]:

@@ -6,13 +6,14 @@ one UPDATE: so each step can be done again, by this Trainer or the next.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from services.common.errors import AtelierError, Unavailable
 from services.common.telemetry import Logger
 from services.trainer import domain
 from services.trainer.domain import Appended, Job
+from services.trainer.metrics import samples_of
 from services.trainer.retention import Retention
 from services.trainer.store import Store
 
@@ -22,7 +23,7 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
 class ModelRegistry(Protocol):
     """Where models are registered: the Catalog."""
 
-    async def register(self, job: Job, trained: domain.Trained) -> domain.Done: ...
+    async def register(self, job: Job, trained: domain.Trained, samples: Sequence[domain.Sample]) -> domain.Done: ...
 
 
 class Registrar:
@@ -75,7 +76,8 @@ class Registrar:
             try:
                 if not await self._store.renew(job.id, job.token, lease_seconds=self._lease_seconds):
                     return  # another replica has taken it over, or it is done
-                done = await self._registry.register(job, job.trained)
+                drawn = samples_of(await self._store.journal.samples(job.id), job.trained.step)
+                done = await self._registry.register(job, job.trained, drawn)
                 if completed := await self._store.complete(job.id, done):
                     self._publish(completed)
                     await self._retention.let_go(job)

@@ -261,7 +261,7 @@ def entry(header: dict[str, Any]) -> dict[str, Any]:
         (with_header(lambda header: entry(header).update(dtype="F8_WHAT")), "CORRUPT", "cannot be used"),
         (with_header(lambda header: entry(header).update(shape=[-4, -32])), "CORRUPT", "cannot be used"),
         (with_header(lambda header: header.update(__metadata__={"a": 1})), "CORRUPT", "not all text"),
-        (lora(**{"model.diffusion_model.input_blocks.0.0.weight": (4, 4)}), "NOT_A_LORA", "holds no LoRA"),
+        (lora(**{"encoder.layer.0.weight": (4, 4)}), "NOT_A_LORA", "holds no LoRA"),
         (lora(**{"lora_unet_x.alpha": ()}), "NOT_A_LORA", "no layer has a down matrix"),
         (save({}), "NOT_A_LORA", "holds no LoRA"),
     ],

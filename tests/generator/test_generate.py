@@ -4,7 +4,9 @@ import asyncio
 import io
 import json
 import uuid
+from collections.abc import AsyncIterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,6 +28,8 @@ from services.common.errors import (
 )
 from services.common.status import error_from_rpc
 from tests.generator.conftest import Studio
+from tests.ldm import sd1_checkpoint
+from tests.tiny import make_tiny_pipeline
 
 
 def settings(model_id: int, **fields: Any) -> pb.GenerationSettings:
@@ -161,8 +165,6 @@ async def test_loaded_models_are_kept_and_reused(studio: Studio, generator: Any)
 
 
 async def test_a_full_model_takes_what_it_lacks_from_its_base(studio: Studio, generator: Any, tmp_path: Any) -> None:
-    from tests.tiny import make_tiny_pipeline
-
     other = make_tiny_pipeline(tmp_path / "other", seed=5)
     folder = tmp_path / "tuned"
     folder.mkdir()
@@ -424,3 +426,28 @@ async def test_capabilities_name_what_there_is(generator: Any) -> None:
     names = {info.display_name for info in (await generator.ListSchedulers(rpc.ListSchedulersRequest())).schedulers}
     assert {"DDIM", "Euler a", "DPM++ 2M Karras"} <= names
     assert len(answer.schedulers) == len(names)
+
+
+async def test_a_checkpoint_as_one_file_is_taken_in_and_draws_as_its_folder_does(
+    studio: Studio, generator: Any, tmp_path: Path
+) -> None:
+    other = make_tiny_pipeline(tmp_path / "other", seed=5)
+    data = sd1_checkpoint(other, tmp_path / "checkpoint.safetensors").read_bytes()
+
+    async def parts() -> AsyncIterator[catalog_pb2.ImportModelRequest]:
+        start = catalog_pb2.ImportStart(name="a checkpoint", base_model_id=studio.base_id)
+        yield catalog_pb2.ImportModelRequest(start=start)
+        for offset in range(0, len(data), 1 << 20):
+            piece = catalog_pb2.ImportChunk(offset=offset, data=data[offset : offset + (1 << 20)])
+            yield catalog_pb2.ImportModelRequest(chunk=piece)
+
+    checkpoint = (await studio.catalog.ImportModel(parts())).model
+    folder = await studio.register(other)
+    drawn = await draw(generator, settings(checkpoint.id))
+    expected = await draw(generator, settings(folder))
+    assert np.array_equal(pixels(drawn.images[0].data), pixels(expected.images[0].data))
+    plain = await draw(generator, settings(studio.base_id))
+    assert not np.array_equal(pixels(drawn.images[0].data), pixels(plain.images[0].data))
+    loras = [pb.LoraWeight(model_id=studio.lora_id, weight=0.8)]
+    with_lora = await draw(generator, settings(checkpoint.id, loras=loras))
+    assert not np.array_equal(pixels(with_lora.images[0].data), pixels(drawn.images[0].data))

@@ -15,6 +15,7 @@ from services.common.blobs import BlobStore
 from services.common.clients import open_channel
 from services.trainer.__main__ import serving
 from services.trainer.config import TrainerSettings
+from tests.ldm import sd1_checkpoint
 from tests.tiny import make_tiny_pipeline
 from tests.trainer.conftest import RunningCatalog
 from tests.trainer.house import Client, client_of, free_port
@@ -74,6 +75,7 @@ async def test_a_lora_is_trained_and_registered_and_another_cancelled(
         async with open_channel(catalog.address) as channel:
             request = catalog_pb2.GetModelRequest(model_id=job.model_id)
             model = (await CatalogServiceStub(channel).GetModel(request)).model
+        assert [(each.prompt, each.sha256) for each in model.samples] == [("a red apple", sample.sha256)]
         (file,) = [file for file in model.stored.files if file.path.endswith(".safetensors")]
         with safe_open(blobs.path(file.sha256), framework="np") as weights:
             assert all(".lora_" in name for name in weights.keys())  # noqa: SIM118  # not a mapping
@@ -107,3 +109,30 @@ async def test_jobs_are_runs_of_mlflow_where_it_is_told_of_and_go_on_where_it_is
     assert run.info.status == "FINISHED"
     assert run.data.params["max_steps"] == "2"
     assert [each.step for each in tracked.get_metric_history(run.info.run_id, "loss/train")] == [1, 2]
+
+
+@pytest.mark.timeout(240)
+async def test_a_checkpoint_as_one_file_is_trained_on(
+    given: TrainerSettings, catalog: RunningCatalog, blobs: BlobStore, tmp_path: Path
+) -> None:
+    base_id = await register_tiny(catalog, stored(tmp_path / "tiny", blobs))
+    path = sd1_checkpoint(make_tiny_pipeline(tmp_path / "other", seed=5), tmp_path / "checkpoint.safetensors")
+    digest, size = blobs.put_file(path)
+    file = model_pb2.ModelFile(path="model.safetensors", sha256=digest, size_bytes=size)
+    request = catalog_pb2.RegisterModelRequest(
+        name="a checkpoint",
+        type=model_pb2.MODEL_TYPE_BASE_MODEL,
+        category=model_pb2.MODEL_CATEGORY_IMAGE,
+        family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION,
+        layout=model_pb2.WEIGHTS_LAYOUT_SINGLE_FILE,
+        stored=model_pb2.StoredWeights(files=[file]),
+        base_model_id=base_id,
+        native_resolution=64,
+    )
+    async with open_channel(catalog.address) as channel:
+        checkpoint = (await CatalogServiceStub(channel).RegisterModel(request)).model
+    async with serving(given) as server, client_of(server.address, catalog.known) as client:
+        config = tr.TrainingConfig(max_steps=2, batch_size=1, lora=tr.LoraConfig(rank=2))
+        job = await client.create(base_model_id=checkpoint.id, config=config)
+        job = await client.ended(job.id, seconds=120)
+        assert job.status == tr.JOB_STATUS_COMPLETED, job.failure

@@ -9,6 +9,7 @@ from services.common.buckets import bucket_for
 from services.common.errors import InvalidArgument
 from services.diffusion.geometry import Geometry, as_rows, middle_of
 from services.diffusion.load import Components, load_components
+from services.diffusion.single_file import unfolded
 from services.diffusion.weights import fetch_hub, materialise
 from services.trainer.domain import Loading, LoadingStage, Method, Report, TrainingConfig
 from services.trainer.worker import hardware
@@ -49,7 +50,8 @@ def load_bases(bases: Sequence[BaseModel], places: Places, device: str) -> Compo
         )
         for base in bases
     ]
-    return load_components(folders, family=bases[0].family, device=device, dtype=torch.float32)
+    whole = unfolded(folders) or []
+    return load_components(whole, family=bases[0].family, device=device, dtype=torch.float32)
 
 
 def with_resolution(config: TrainingConfig, components: Components) -> TrainingConfig:
