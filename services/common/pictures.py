@@ -20,6 +20,10 @@ _SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, "png"),
     (b"WEBP", 8, "webp"),
     (b"GIF8", 0, "gif"),
+    (b"ftypavif", 4, "avif"),
+    (b"ftyphei", 4, "heic"),
+    (b"ftyp", 4, "mp4"),
+    (b"\x1a\x45\xdf\xa3", 0, "webm"),
     (b"BM", 0, "bmp"),
     (b"II*\0", 0, "tiff"),
     (b"MM\0*", 0, "tiff"),
@@ -92,9 +96,25 @@ def decode_with_mask(data: bytes) -> "tuple[Image.Image, Image.Image | None]":
 
 def thumbnail(data: bytes, side: int) -> bytes:
     """A WebP whose longer side is at most `side` pixels. Raises PictureRefused."""
+    return shrunk(decode_rgb(data), side)
+
+
+def mask_of(data: bytes, size: tuple[int, int]) -> bytes:
+    """A grey PNG of `size` (width, height) of any picture, upright: white where it is white. Raises PictureRefused."""
     from PIL import Image
 
-    image = decode_rgb(data)
+    mask = decode_rgb(data).convert("L")
+    if mask.size != size:
+        mask = mask.resize(size, Image.Resampling.BILINEAR)
+    out = io.BytesIO()
+    mask.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def shrunk(image: "Image.Image", side: int) -> bytes:
+    """As `thumbnail`, of an RGB picture, which is changed."""
+    from PIL import Image
+
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=80, method=4)
