@@ -14,6 +14,7 @@ from services.catalog.model_store import ModelStore
 from services.catalog.servicer import CatalogServicer
 from services.catalog.store import Store
 from services.catalog.trainer import unfinished_jobs
+from services.common import clips
 from services.common.blobs import open_blobs
 from services.common.clients import open_channel
 from services.common.database import open_database
@@ -42,6 +43,7 @@ async def build(settings: CatalogSettings) -> AsyncIterator[Server]:
             blobs=open_blobs(settings.blob_store_url()),
             threads=threads,
             starter_model_dir=settings.starter_model_dir,
+            clip_limits=clips.Limits(settings.max_clip_bytes, settings.max_clip_frames),
             jobs_of=jobs_of,
         )
         service = Service(add_CatalogServiceServicer_to_server, servicer, NAME)

@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.common import clips
+from services.common.clients import MAX_MESSAGE_BYTES
 from services.common.settings import ServiceSettings
+
+LARGEST_CLIP_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
+"""A clip is downloaded in one message."""
 
 
 class CatalogSettings(ServiceSettings):
@@ -12,5 +18,9 @@ class CatalogSettings(ServiceSettings):
 
     trainer_address: str = ""
     """host:port of the Trainer, asked before a dataset is deleted; empty means nobody is asked."""
+    max_clip_bytes: int = Field(clips.MAX_BYTES, gt=0, le=LARGEST_CLIP_BYTES)
+    """Of a clip of a video dataset."""
+    max_clip_frames: int = Field(clips.MAX_FRAMES, ge=2)
+    """Of a clip: all are decoded when it is uploaded."""
     starter_model_dir: Path = Path(__file__).resolve().parents[2] / "assets" / "starter-model"
     """The diffusers folder that is seeded as the starter model."""
