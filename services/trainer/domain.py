@@ -136,12 +136,25 @@ class DreamBoothConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """Of models that learn from clips."""
+
+    num_frames: int = 14
+    """Learnt together: a run of so many that begins anywhere in a clip."""
+    frames_per_second: int = 7
+    motion_bucket_id: int = 127
+    noise_augmentation: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
 class SampleConfig:
     prompts: tuple[str, ...] = ()
     interval_steps: int | None = None
     """None: once, at the end."""
     steps: int = 20
     guidance_scale: float = 7.5
+    clips: int = 0
+    """So many of the dataset's are drawn from their first frame, by a model that draws clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +213,7 @@ class TrainingConfig:
     masked_loss: bool = False
     compile: bool = False
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    video: VideoConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

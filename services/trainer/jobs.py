@@ -19,6 +19,8 @@ from services.trainer.store import JobFilter, Store
 
 FAMILIES = ("stable_diffusion",)
 """The model families that this version trains."""
+FAMILIES_OF_CLIPS = frozenset({"stable_video_diffusion"})
+"""Those that learn from clips and draw clips; all others know pictures alone."""
 MAX_SEED = 2**53 - 1
 """What JSON and JavaScript can say."""
 FALLBACK_RESOLUTION = 512
@@ -73,9 +75,9 @@ class Jobs:
     async def create(self, order: Order) -> Job:
         """Checks the order, pins a snapshot of the dataset and stores the job, every default filled in.
 
-        Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of images, or
-        the base model cannot be trained; InvalidArgument: DreamBooth without its prompts, settings that do not go
-        together; Unavailable: the Catalog.
+        Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of what the base
+        model learns from, or the base model cannot be trained; InvalidArgument: DreamBooth without its prompts, settings
+        that do not go together; Unavailable: the Catalog.
         """
         job = await self._store.find_request(order.request_id) if order.request_id else None
         if job is None:
@@ -87,9 +89,10 @@ class Jobs:
         check_prompts(order.method, order.config)
         check_together(order.method, order.config)
         dataset = await self._catalog.dataset(order.dataset_id)
-        check_dataset(dataset)
         base = await self._catalog.base_model(order.base_model_id)
         check_base(base)
+        check_dataset(dataset, base)
+        check_samples(order.config, base)
         digest, num_items = await self._catalog.snapshot(dataset.id)
         return domain.NewJob(
             id=str(uuid.uuid4()),
@@ -323,13 +326,32 @@ def check_together(method: Method, config: TrainingConfig) -> None:
         raise InvalidArgument.of(broken)
 
 
-def check_dataset(dataset: domain.Dataset) -> None:
-    """Raises FailedPrecondition unless the dataset holds images, at least one."""
+def learns_from_clips(base: domain.BaseModel) -> bool:
+    return base.family in FAMILIES_OF_CLIPS
+
+
+def check_dataset(dataset: domain.Dataset, base: domain.BaseModel) -> None:
+    """Raises FailedPrecondition unless the dataset holds what the base model learns from, images or clips, one at
+    least."""
     named = f"dataset {dataset.id} ({dataset.name!r})"
-    if not dataset.holds_images:
-        raise FailedPrecondition(f"{named} is not of the type image", reason="UNSUPPORTED_DATASET_TYPE")
+    clips = learns_from_clips(base)
+    if dataset.holds_images is clips:
+        wanted = "video" if clips else "image"
+        message = f"{named} is not of the type {wanted}, which model {base.id} ({base.name!r}) learns from"
+        raise FailedPrecondition(message, reason="UNSUPPORTED_DATASET_TYPE")
     if not dataset.num_items:
-        raise FailedPrecondition(f"{named} is empty: upload images before training on it", reason="EMPTY_DATASET")
+        what = "clips" if clips else "images"
+        raise FailedPrecondition(f"{named} is empty: upload {what} before training on it", reason="EMPTY_DATASET")
+
+
+def check_samples(config: TrainingConfig, base: domain.BaseModel) -> None:
+    """Raises InvalidArgument for samples that the base model cannot draw."""
+    if config.samples.clips and not learns_from_clips(base):
+        rule = f"is for models that draw clips; model {base.id} ({base.name!r}) draws from prompts"
+        raise InvalidArgument(rule, field="config.samples.clips")
+    if config.samples.prompts and learns_from_clips(base):
+        rule = f"must be empty: model {base.id} ({base.name!r}) reads no words; samples.clips are drawn instead"
+        raise InvalidArgument(rule, field="config.samples.prompts")
 
 
 def check_base(base: domain.BaseModel) -> None:
@@ -339,7 +361,7 @@ def check_base(base: domain.BaseModel) -> None:
         advice = f"; train on its base, model {base.base_model_id}" if base.base_model_id else ""
         message = f"{named} is an adapter (LoRA): the base of a training must be a whole pipeline{advice}"
         raise FailedPrecondition(message, reason="UNSUPPORTED_BASE_MODEL")
-    if base.family not in FAMILIES or not base.draws_images:
+    if base.family not in FAMILIES or base.draws_images is learns_from_clips(base):
         message = f"{named} is of the family {base.family}; training supports {', '.join(FAMILIES)}"
         raise FailedPrecondition(message, reason="UNSUPPORTED_FAMILY")
     if not base.is_active:
@@ -359,4 +381,5 @@ def filled(method: Method, config: TrainingConfig, base: domain.BaseModel) -> Tr
         seed=secrets.randbelow(MAX_SEED + 1) if config.seed is None else config.seed,
         lora=lora,
         dreambooth=dreambooth,
+        video=(config.video or domain.VideoConfig()) if learns_from_clips(base) else None,
     )

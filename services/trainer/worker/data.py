@@ -1,9 +1,12 @@
-"""A snapshot's pictures: read from the blob store, decoded, scaled and cropped to the sizes that are trained on."""
+"""A snapshot's pictures and clips: read from the blob store, decoded, scaled and cropped to what is trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from services.common import clips
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import DataLoss, FailedPrecondition
 from services.common.pictures import PictureRefused, decode_with_mask
@@ -19,6 +22,12 @@ class BadImage(FailedPrecondition):
     default_reason = "BAD_IMAGE"
 
 
+class ClipTooShort(FailedPrecondition):
+    """A clip of the snapshot has fewer frames than are learnt together."""
+
+    default_reason = "CLIP_TOO_SHORT"
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One line of the snapshot's manifest."""
@@ -28,6 +37,11 @@ class Item:
     caption: str
     width: int
     height: int
+    num_frames: int = 0
+    """Of a clip; 0 for a picture."""
+    frames_per_second: float = 0.0
+    mask_sha256: str = ""
+    """Of a grey picture of the same size, white where it counts; empty: the picture's own opacity says it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,8 @@ class Pictures:
 def read_pictures(
     items: Sequence[Item], blobs: BlobStore, size: tuple[int, int], *, masked: bool = False
 ) -> "Pictures":
-    """The pictures scaled and cropped to `size` (width, height); `masked`: with their opacity, 1 where they say none.
+    """The pictures scaled and cropped to `size` (width, height); `masked`: with what of them counts, which
+    is their mask's brightness where they have one, else their opacity, else 1.
 
     Raises BadImage naming the file that does not decode, and DataLoss (IMAGE_UNAVAILABLE) for one that is gone.
     """
@@ -52,19 +67,83 @@ def read_pictures(
         picture, alpha = decode_item(item, blobs)
         pixels.append(to_tensor(crop(picture, *size)))
         if masked:
-            masks.append(_opacity(alpha, size))
+            masks.append(_opacity(_mask(item, picture.size, blobs) or alpha, size))
     return Pictures(torch.stack(pixels), torch.stack(masks) if masked else None)
 
 
 def decode_item(item: Item, blobs: BlobStore) -> "tuple[Image, Image | None]":
     """The picture, RGB, and its opacity if it says any. Raises as `read_pictures`."""
-    try:
+    with _named(item, "picture"):
         return decode_with_mask(blobs.get(item.sha256))
+
+
+@contextmanager
+def _named(item: Item, kind: str) -> Iterator[None]:
+    """Errors of reading it become ones that name it."""
+    try:
+        yield
     except BlobMissing as error:
-        message = f"the bytes of the picture {item.filename!r} are gone (SHA-256 {item.sha256})"
+        message = f"the bytes of the {kind} {item.filename!r} are gone (SHA-256 {item.sha256})"
         raise DataLoss(message, reason="IMAGE_UNAVAILABLE") from error
     except PictureRefused as error:
-        raise BadImage(f"the picture {item.filename!r} does not decode: {error}") from error
+        raise BadImage(f"the {kind} {item.filename!r} does not decode: {error}") from error
+
+
+def _mask(item: Item, size: tuple[int, int], blobs: BlobStore) -> "Image | None":
+    """Grey, of the picture's size (width, height). Raises as `read_pictures`."""
+    if not item.mask_sha256:
+        return None
+    of_mask = Item(item.mask_sha256, f"{item.filename} (mask)", "", *size)
+    mask = decode_item(of_mask, blobs)[0].convert("L")
+    return mask if mask.size == size else mask.resize(size)
+
+
+def clip_frames(item: Item, frames_per_second: float) -> int:
+    """How many frames a clip has at this rate: one of a higher is thinned, one of a lower keeps its own."""
+    return clips.available(item.num_frames, item.frames_per_second, frames_per_second)
+
+
+def read_clips(
+    items: Sequence[Item],
+    blobs: BlobStore,
+    size: tuple[int, int],
+    *,
+    num_frames: int,
+    frames_per_second: float,
+    start_of: Callable[[Item], int] = lambda item: 0,
+) -> "torch.Tensor":
+    """(B, F, 3, H, W) float32 in [-1, 1]: of each clip a run of `num_frames` at `frames_per_second`, scaled and cropped
+    to `size` (width, height).
+
+    `start_of` says with which of a clip's frames at this rate the run begins: 0 to `clip_frames` less `num_frames`.
+    Raises ClipTooShort, BadImage and DataLoss (IMAGE_UNAVAILABLE), each naming the file. Frames are decoded one
+    at a time.
+    """
+    import torch
+
+    wanted = []
+    for item in items:
+        start, count = start_of(item), clip_frames(item, frames_per_second)
+        if start < 0 or start + num_frames > count:
+            begin = f" from frame {start} on" if start else ""
+            message = f"the clip {item.filename!r} has {count} frames at {frames_per_second:g} a second"
+            raise ClipTooShort(f"{message}; {num_frames} are needed{begin}")
+        wanted.append((item, start))
+    return torch.stack([_run(item, blobs, size, num_frames, frames_per_second, start) for item, start in wanted])
+
+
+def _run(
+    item: Item, blobs: BlobStore, size: tuple[int, int], num_frames: int, rate: float, start: int
+) -> "torch.Tensor":
+    """(F, 3, H, W)."""
+    import torch
+
+    with _named(item, "clip"):
+        decoded = clips.frames(blobs.get(item.sha256), own_rate=item.frames_per_second, rate=rate, start=start)
+        run = [to_tensor(crop(frame, *size)) for frame in islice(decoded, num_frames)]
+    if len(run) < num_frames:
+        raise BadImage(f"the clip {item.filename!r} ends after {len(run)} of {num_frames} frames")
+    return torch.stack(run)
 
 
 def needs_enlarging(item: Item, resolution: int) -> bool:

@@ -20,7 +20,16 @@ def read_manifest(catalog_address: str, digest: str) -> list[Item]:
         with grpc.insecure_channel(catalog_address, options=options) as channel:
             parts = CatalogServiceStub(channel).StreamSnapshot(request, timeout=TIMEOUT_SECONDS, wait_for_ready=True)
             return [
-                Item(item.sha256, item.filename, item.caption, item.width, item.height)
+                Item(
+                    item.sha256,
+                    item.filename,
+                    item.caption,
+                    item.width,
+                    item.height,
+                    item.num_frames,
+                    item.frames_per_second,
+                    item.mask_sha256,
+                )
                 for part in parts
                 for item in part.items
             ]
