@@ -70,11 +70,11 @@ def decode_rgb(data: bytes) -> "Image.Image":
     return decode_with_mask(data)[0]
 
 
-def decode_with_mask(data: bytes) -> "tuple[Image.Image, Image.Image | None]":
+def decode_with_mask(data: bytes, *, least_side: int = MIN_SIDE) -> "tuple[Image.Image, Image.Image | None]":
     """As `decode_rgb`, and the opacity of each pixel, 0 to 255, where the picture says any. Raises PictureRefused."""
     from PIL import Image, ImageOps
 
-    image = _open(data, _sniff(data))
+    image = _open(data, _sniff(data), least_side)
     _load(image)
     profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
@@ -103,7 +103,7 @@ def mask_of(data: bytes, size: tuple[int, int]) -> bytes:
     """A grey PNG of `size` (width, height) of any picture, upright: white where it is white. Raises PictureRefused."""
     from PIL import Image
 
-    mask = decode_rgb(data).convert("L")
+    mask = decode_with_mask(data, least_side=1)[0].convert("L")
     if mask.size != size:
         mask = mask.resize(size, Image.Resampling.BILINEAR)
     out = io.BytesIO()
@@ -134,7 +134,7 @@ def _sniff(data: bytes) -> Format:
     raise PictureRefused("is not a JPEG, PNG or WebP by its content", reason="UNSUPPORTED_FORMAT")
 
 
-def _open(data: bytes, format: Format) -> "Image.Image":
+def _open(data: bytes, format: Format, least_side: int = MIN_SIDE) -> "Image.Image":
     """The image with its header read and its limits checked, its pixels not yet decoded."""
     from PIL import Image
 
@@ -147,8 +147,9 @@ def _open(data: bytes, format: Format) -> "Image.Image":
     if width * height > MAX_PIXELS:
         message = f"{width} x {height} is {width * height} pixels; the limit is {MAX_PIXELS}"
         raise PictureRefused(message, reason="TOO_MANY_PIXELS")
-    if min(width, height) < MIN_SIDE:
-        raise PictureRefused(f"{width} x {height} is too small; {MIN_SIDE} pixels a side at least", reason="TOO_SMALL")
+    if min(width, height) < least_side:
+        message = f"{width} x {height} is too small; {least_side} pixels a side at least"
+        raise PictureRefused(message, reason="TOO_SMALL")
     if getattr(image, "n_frames", 1) > 1:
         raise PictureRefused(f"is an animated {format.upper()}; still images are taken", reason="UNSUPPORTED_FORMAT")
     return image

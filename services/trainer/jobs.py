@@ -76,8 +76,8 @@ class Jobs:
         """Checks the order, pins a snapshot of the dataset and stores the job, every default filled in.
 
         Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of what the base
-        model learns from, or the base model cannot be trained; InvalidArgument: DreamBooth without its prompts, settings
-        that do not go together; Unavailable: the Catalog.
+        model learns from, or the base model cannot be trained; InvalidArgument: DreamBooth without its prompts,
+        settings that do not go together; Unavailable: the Catalog.
         """
         job = await self._store.find_request(order.request_id) if order.request_id else None
         if job is None:
