@@ -193,7 +193,7 @@ def cors(settings: EdgeSettings) -> dict[str, Any]:
         "cors",
         "CorsPolicy",
         allow_origin_string_match=[{"exact": origin} for origin in settings.cors_origins],
-        allow_methods="GET, POST, PATCH, DELETE",
+        allow_methods="GET, POST, PUT, PATCH, DELETE",
         allow_headers="content-type, x-grpc-web, x-user-agent, grpc-timeout, x-request-id",
         expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-request-id",
         max_age="7200",

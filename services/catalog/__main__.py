@@ -15,6 +15,7 @@ from services.catalog.model_store import ModelStore
 from services.catalog.servicer import CatalogServicer
 from services.catalog.store import Store
 from services.catalog.trainer import unfinished_jobs
+from services.common import clips
 from services.common.blobs import open_blobs
 from services.common.clients import open_channel
 from services.common.database import open_database
@@ -43,6 +44,7 @@ async def build(settings: CatalogSettings) -> AsyncIterator[Server]:
             blobs=open_blobs(settings.blob_store_url()),
             threads=threads,
             starter_model_dir=settings.starter_model_dir,
+            clip_limits=clips.Limits(settings.max_clip_bytes, settings.max_clip_frames),
             jobs_of=jobs_of,
             hub=Hub(settings.hub_endpoint, settings.hub_token.get_secret_value()),
         )

@@ -73,6 +73,9 @@ def image_to_proto(image: domain.Image) -> dataset_pb2.Image:
         height=image.height,
         size_bytes=image.size_bytes,
         created_at=time_to_proto(image.created_at),
+        num_frames=image.num_frames,
+        frames_per_second=image.frames_per_second,
+        mask_sha256=image.mask_sha256,
     )
 
 
@@ -94,6 +97,9 @@ def item_to_proto(item: domain.SnapshotItem) -> dataset_pb2.SnapshotItem:
         width=item.width,
         height=item.height,
         size_bytes=item.size_bytes,
+        num_frames=item.num_frames,
+        frames_per_second=item.frames_per_second,
+        mask_sha256=item.mask_sha256,
     )
 
 

@@ -27,6 +27,15 @@ class ImageFormat(StrEnum):
     JPEG = "jpeg"
     PNG = "png"
     WEBP = "webp"
+    """An animated one is a clip."""
+    MP4 = "mp4"
+    WEBM = "webm"
+    GIF = "gif"
+
+
+PICTURES = (ImageFormat.JPEG, ImageFormat.PNG, ImageFormat.WEBP)
+CLIPS = (ImageFormat.MP4, ImageFormat.WEBM, ImageFormat.GIF, ImageFormat.WEBP)
+"""What datasets of the type video take."""
 
 
 class ModelType(StrEnum):
@@ -69,7 +78,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image that has been inspected and stored, and is not yet in a dataset."""
+    """An image or a clip that has been inspected and stored, and is not yet in a dataset."""
 
     filename: str
     caption: str
@@ -78,6 +87,9 @@ class NewImage:
     width: int
     height: int
     size_bytes: int
+    num_frames: int = 0
+    """Of a clip; 0 for a picture."""
+    frames_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,14 @@ class Image:
     height: int
     size_bytes: int
     created_at: datetime
+    num_frames: int = 0
+    frames_per_second: float = 0.0
+    mask_sha256: str = ""
+    """Of a grey PNG of the picture's size, white where it counts; empty: all of it counts."""
+
+    @property
+    def is_clip(self) -> bool:
+        return self.num_frames > 0
 
 
 def image_from_new(new: NewImage, *, id: int, dataset_id: int, created_at: datetime) -> Image:
@@ -107,6 +127,8 @@ def image_from_new(new: NewImage, *, id: int, dataset_id: int, created_at: datet
         new.height,
         new.size_bytes,
         created_at,
+        new.num_frames,
+        new.frames_per_second,
     )
 
 
@@ -127,6 +149,9 @@ class SnapshotItem:
     width: int
     height: int
     size_bytes: int
+    num_frames: int = 0
+    frames_per_second: float = 0.0
+    mask_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +287,13 @@ class Lineage:
 def manifest_digest(items: Iterable[SnapshotItem]) -> str:
     """Hex SHA-256 of a snapshot's manifest.
 
-    The manifest has one line an image, sorted by file name and then digest: the JSON list [sha256, filename, caption].
+    The manifest has one line an image, sorted by file name and then digest: the JSON list [sha256, filename, caption],
+    with the mask's digest behind them where there is one.
     """
     digest = hashlib.sha256()
     for item in sorted(items, key=manifest_order):
-        line = json.dumps([item.sha256, item.filename, item.caption], ensure_ascii=False, separators=(",", ":"))
+        parts = [item.sha256, item.filename, item.caption, *([item.mask_sha256] if item.mask_sha256 else [])]
+        line = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 

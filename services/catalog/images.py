@@ -4,12 +4,12 @@ import asyncio
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.catalog import domain
-from services.catalog.domain import Image, ImageFormat, NewImage
+from services.catalog.domain import Dataset, DatasetType, Image, ImageFormat, NewImage
 from services.catalog.store import Store
-from services.common import pictures
+from services.common import clips, pictures
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.errors import AlreadyExists, DataLoss, InvalidArgument
 from services.common.pictures import PictureRefused
@@ -26,8 +26,21 @@ class Refused:
     rule: str
 
 
-def prepare(blobs: BlobStore, filename: str, caption: str, data: bytes, *, sha256: str = "") -> NewImage | Refused:
-    """Inspects a file and stores its bytes. Blocks: it decodes the image and waits for the disk.
+def content_type(format: ImageFormat) -> str:
+    kind = "video" if format in (ImageFormat.MP4, ImageFormat.WEBM) else "image"
+    return f"{kind}/{format.value}"
+
+
+def clip_limits(dataset: Dataset, limits: clips.Limits) -> clips.Limits | None:
+    """Those of the clips that a dataset takes; None where it takes pictures."""
+    return limits if dataset.type is DatasetType.VIDEO else None
+
+
+def prepare(
+    blobs: BlobStore, filename: str, caption: str, data: bytes, *, limits: clips.Limits | None, sha256: str = ""
+) -> NewImage | Refused:
+    """Inspects a file, a clip where there are `limits`, and stores its bytes. Blocks: it decodes all of it and waits
+    for the disk.
 
     `sha256` is the digest that was announced, or empty.
     """
@@ -39,11 +52,14 @@ def prepare(blobs: BlobStore, filename: str, caption: str, data: bytes, *, sha25
     if sha256 and sha256.lower() != digest:
         return Refused(filename, "DIGEST_MISMATCH", f"the bytes have the SHA-256 {digest}, not the announced one")
     try:
-        info = pictures.inspect(data)
+        info = pictures.inspect(data) if limits is None else clips.probe(data, limits)
     except PictureRefused as error:
         return Refused(filename, error.reason, error.rule)
     blobs.put(data, digest=digest)
-    return NewImage(filename, caption, digest, ImageFormat(info.format), info.width, info.height, len(data))
+    new = NewImage(filename, caption, digest, ImageFormat(info.format), info.width, info.height, len(data))
+    if isinstance(info, clips.ClipInfo):
+        new = replace(new, num_frames=info.num_frames, frames_per_second=info.frames_per_second)
+    return new
 
 
 async def upload_image(
@@ -56,12 +72,17 @@ async def upload_image(
     caption: str,
     data: bytes,
     request_id: str | None,
+    limits: clips.Limits = clips.LIMITS,
 ) -> Image:
-    """One image into a dataset. Raises NotFound, AlreadyExists (these bytes) and InvalidArgument (the file)."""
+    """One image, or one clip where they are taken, into a dataset. Raises NotFound, AlreadyExists (these bytes) and
+    InvalidArgument (the file).
+    """
     if request_id is not None and (first := await store.image_by_request(request_id)) is not None:
         return first
-    await store.get_dataset(dataset_id)
-    prepared = await asyncio.get_running_loop().run_in_executor(threads, prepare, blobs, filename, caption, data)
+    limits_of_it = clip_limits(await store.get_dataset(dataset_id), limits)
+    prepared = await asyncio.get_running_loop().run_in_executor(
+        threads, lambda: prepare(blobs, filename, caption, data, limits=limits_of_it)
+    )
     if isinstance(prepared, Refused):
         fields = {"BAD_FILENAME": "filename", "BAD_CAPTION": "caption"}
         field = fields.get(prepared.reason, "content")
@@ -90,7 +111,7 @@ async def original(store: Store, blobs: BlobStore, image_id: int) -> tuple[str, 
     """The content type and the bytes as uploaded. Raises NotFound and DataLoss."""
     image = await store.get_image(image_id)
     try:
-        return f"image/{image.format.value}", await asyncio.to_thread(blobs.get, image.sha256)
+        return content_type(image.format), await asyncio.to_thread(blobs.get, image.sha256)
     except BlobMissing as error:
         raise _gone(image) from error
 
@@ -103,11 +124,18 @@ async def thumbnail(store: Store, blobs: BlobStore, threads: Executor, image_id:
         return "image/webp", await asyncio.to_thread(blobs.get, made)
     try:
         loop = asyncio.get_running_loop()
-        small = await loop.run_in_executor(threads, lambda: pictures.thumbnail(blobs.get(image.sha256), THUMBNAIL_SIDE))
+        small = await loop.run_in_executor(threads, lambda: _small(image, blobs.get(image.sha256)))
     except (BlobMissing, PictureRefused) as error:
         raise _gone(image) from error
     await store.remember_thumbnail(image.sha256, await asyncio.to_thread(blobs.put, small))
     return "image/webp", small
+
+
+def _small(image: Image, data: bytes) -> bytes:
+    """Of a clip, its first frame."""
+    if image.is_clip:
+        return pictures.shrunk(clips.first_frame(data), THUMBNAIL_SIDE)
+    return pictures.thumbnail(data, THUMBNAIL_SIDE)
 
 
 def _gone(image: Image) -> DataLoss:

@@ -14,6 +14,7 @@ from services.catalog.store import Store
 from services.common import likeness
 from services.common.blobs import BlobMissing, BlobStore
 from services.common.buckets import bucket_for
+from services.common.clips import first_frame
 from services.common.pictures import PictureRefused, decode_rgb
 
 if TYPE_CHECKING:
@@ -40,10 +41,14 @@ BOILERPLATE_SHARE, BOILERPLATE_LEAST = 0.2, 4
 """One caption says nothing where more than this share of the pictures, and so many at least, have it."""
 
 
-def measure(data: bytes) -> Measures:
-    """Blocks: it decodes the picture. Raises PictureRefused."""
-    picture = decode_rgb(data)
-    pixels = hashlib.sha256(f"{picture.width} x {picture.height} ".encode() + picture.tobytes()).hexdigest()
+def measure(data: bytes, *, is_clip: bool = False) -> Measures:
+    """Of a clip, its first frame is measured; two with the same are alike, and equal where all their bytes are.
+
+    Blocks: it decodes the picture. Raises PictureRefused.
+    """
+    picture = first_frame(data) if is_clip else decode_rgb(data)
+    seen = data if is_clip else f"{picture.width} x {picture.height} ".encode() + picture.tobytes()
+    pixels = hashlib.sha256(seen).hexdigest()
     small = picture.copy()
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     sharpness, clipped = _sharpness_and_clipping(small)
@@ -102,7 +107,7 @@ async def _measure(blobs: BlobStore, threads: Executor, some: Sequence[Image]) -
 
     def one(image: Image) -> Measures | None:
         try:
-            return measure(blobs.get(image.sha256))
+            return measure(blobs.get(image.sha256), is_clip=image.is_clip)
         except (BlobMissing, PictureRefused):
             return None
 

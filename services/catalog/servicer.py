@@ -16,7 +16,7 @@ from google.api import httpbody_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from services import VERSION
-from services.catalog import datasets, domain, exports, images, imports, inspection, models, seed, uploads
+from services.catalog import datasets, domain, exports, images, imports, inspection, masks, models, seed, uploads
 from services.catalog.convert import (
     dataset_to_proto,
     enum_from_proto,
@@ -34,7 +34,7 @@ from services.catalog.datasets import JobsOfDataset
 from services.catalog.hub import Hub
 from services.catalog.model_store import ModelStore
 from services.catalog.store import Store
-from services.common import pictures
+from services.common import clips, pictures
 from services.common.blobs import BlobStore
 from services.common.errors import InvalidArgument
 from services.common.paging import decode_token, encode_token, page_size
@@ -61,18 +61,22 @@ class CatalogServicer(CatalogServiceServicer):
     starter_model_dir: Path
     jobs_of: JobsOfDataset | None = None
     hub: Hub = field(default_factory=Hub)
+    clip_limits: clips.Limits = clips.LIMITS
 
     async def GetCatalogCapabilities(
         self, request: pb.GetCatalogCapabilitiesRequest, context: Context
     ) -> pb.GetCatalogCapabilitiesResponse:
         return pb.GetCatalogCapabilitiesResponse(
-            formats=[enum_to_proto(format) for format in domain.ImageFormat],
+            formats=[enum_to_proto(format) for format in domain.PICTURES],
             max_image_bytes=pictures.MAX_BYTES,
             max_image_pixels=pictures.MAX_PIXELS,
             min_image_side=pictures.MIN_SIDE,
             max_caption_length=domain.MAX_CAPTION,
             thumbnail_side=images.THUMBNAIL_SIDE,
             version=VERSION,
+            clip_formats=[enum_to_proto(format) for format in domain.CLIPS],
+            max_clip_bytes=self.clip_limits.max_bytes,
+            max_clip_frames=self.clip_limits.max_frames,
         )
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.CreateDatasetResponse:
@@ -143,6 +147,7 @@ class CatalogServicer(CatalogServiceServicer):
             caption=request.caption,
             data=request.content.data,
             request_id=request.request_id or None,
+            limits=self.clip_limits,
         )
         return pb.UploadImageResponse(image=image_to_proto(image))
 
@@ -153,7 +158,7 @@ class CatalogServicer(CatalogServiceServicer):
         if first is None or first.WhichOneof("part") != "start":
             raise InvalidArgument("must come first on the stream", field="start")
         summary = await uploads.upload_images(
-            self.store, self.blobs, self.threads, first.start.dataset_id, _parts(requests)
+            self.store, self.blobs, self.threads, first.start.dataset_id, _parts(requests), limits=self.clip_limits
         )
         return pb.UploadImagesResponse(
             accepted=[image_to_proto(image) for image in summary.accepted],
@@ -188,6 +193,8 @@ class CatalogServicer(CatalogServiceServicer):
     async def DownloadImage(self, request: pb.DownloadImageRequest, context: Context) -> pb.DownloadImageResponse:
         if request.variant == pb.IMAGE_VARIANT_THUMBNAIL:
             content_type, data = await images.thumbnail(self.store, self.blobs, self.threads, request.image_id)
+        elif request.variant == pb.IMAGE_VARIANT_MASK:
+            content_type, data = await masks.mask(self.store, self.blobs, request.image_id)
         else:
             content_type, data = await images.original(self.store, self.blobs, request.image_id)
         return pb.DownloadImageResponse(content=httpbody_pb2.HttpBody(content_type=content_type, data=data))
@@ -195,6 +202,13 @@ class CatalogServicer(CatalogServiceServicer):
     async def UpdateImage(self, request: pb.UpdateImageRequest, context: Context) -> pb.UpdateImageResponse:
         image = await images.update_caption(self.store, request.image_id, request.caption)
         return pb.UpdateImageResponse(image=image_to_proto(image))
+
+    async def SetImageMask(self, request: pb.SetImageMaskRequest, context: Context) -> pb.SetImageMaskResponse:
+        image = await masks.set_mask(self.store, self.blobs, self.threads, request.image_id, request.content.data)
+        return pb.SetImageMaskResponse(image=image_to_proto(image))
+
+    async def ClearImageMask(self, request: pb.ClearImageMaskRequest, context: Context) -> pb.ClearImageMaskResponse:
+        return pb.ClearImageMaskResponse(image=image_to_proto(await self.store.set_mask(request.image_id, "")))
 
     async def DeleteImage(self, request: pb.DeleteImageRequest, context: Context) -> pb.DeleteImageResponse:
         await self.store.delete_image(request.image_id)

@@ -216,7 +216,14 @@ class Store:
 
     async def update_caption(self, image_id: int, caption: str) -> Image:
         """Raises NotFound."""
-        update = sa.update(images).where(images.c.id == image_id).values(caption=caption).returning(images)
+        return await self._update_image(image_id, caption=caption)
+
+    async def set_mask(self, image_id: int, mask_sha256: str) -> Image:
+        """Of no mask where it is empty. Raises NotFound."""
+        return await self._update_image(image_id, mask_sha256=mask_sha256)
+
+    async def _update_image(self, image_id: int, **values: str) -> Image:
+        update = sa.update(images).where(images.c.id == image_id).values(**values).returning(images)
         async with self._db.begin() as connection:
             row = (await connection.execute(update)).one_or_none()
         if row is None:

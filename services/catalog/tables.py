@@ -40,6 +40,10 @@ images = sa.Table(
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
+    # Of a clip; 0 for a picture.
+    sa.Column("num_frames", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("frames_per_second", sa.Double, nullable=False, server_default="0"),
+    sa.Column("mask_sha256", sa.String(64), nullable=False, server_default=""),
     sa.UniqueConstraint("dataset_id", "sha256", name="uq_images_dataset_sha256"),
     sqlite_autoincrement=True,
 )
@@ -83,6 +87,10 @@ snapshot_items = sa.Table(
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    # Of a clip; 0 for a picture.
+    sa.Column("num_frames", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("frames_per_second", sa.Double, nullable=False, server_default="0"),
+    sa.Column("mask_sha256", sa.String(64), nullable=False, server_default=""),
 )
 
 models = sa.Table(
@@ -160,6 +168,9 @@ def image_from_row(row: Any) -> domain.Image:
         height=row.height,
         size_bytes=row.size_bytes,
         created_at=row.created_at,
+        num_frames=row.num_frames,
+        frames_per_second=row.frames_per_second,
+        mask_sha256=row.mask_sha256,
     )
 
 
@@ -172,6 +183,8 @@ def image_to_row(image: domain.NewImage) -> dict[str, Any]:
         "width": image.width,
         "height": image.height,
         "size_bytes": image.size_bytes,
+        "num_frames": image.num_frames,
+        "frames_per_second": image.frames_per_second,
     }
 
 
@@ -180,7 +193,17 @@ def snapshot_from_row(row: Any) -> domain.Snapshot:
 
 
 def item_from_row(row: Any) -> domain.SnapshotItem:
-    return domain.SnapshotItem(row.sha256, row.filename, row.caption, row.width, row.height, row.size_bytes)
+    return domain.SnapshotItem(
+        row.sha256,
+        row.filename,
+        row.caption,
+        row.width,
+        row.height,
+        row.size_bytes,
+        row.num_frames,
+        row.frames_per_second,
+        row.mask_sha256,
+    )
 
 
 def weights_to_path(weights: domain.StoredWeights | domain.HubWeights) -> str:

@@ -6,9 +6,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from services.catalog.domain import Image, NewImage
-from services.catalog.images import Refused, prepare
+from services.catalog.images import Refused, clip_limits, prepare
 from services.catalog.store import Store
 from services.common.blobs import BlobStore
+from services.common.clips import LIMITS, Limits
 from services.common.pictures import MAX_BYTES
 
 GROUP_FILES = 256
@@ -41,6 +42,8 @@ class Summary:
 @dataclass(slots=True)
 class _Incoming:
     start: FileStart
+    limits: Limits | None
+    """Of clips; None where pictures are taken."""
     data: bytearray = field(default_factory=bytearray)
     refused: Refused | None = None
 
@@ -52,8 +55,8 @@ class _Incoming:
         if chunk.offset != len(self.data):
             rule = f"a chunk at offset {chunk.offset} came where {len(self.data)} was due"
             self.refused = Refused(name, "BAD_OFFSET", rule)
-        elif len(self.data) + len(chunk.data) > MAX_BYTES:
-            self.refused = Refused(name, "TOO_MANY_BYTES", f"exceeds the limit of {MAX_BYTES} bytes")
+        elif len(self.data) + len(chunk.data) > (most := self.limits.max_bytes if self.limits else MAX_BYTES):
+            self.refused = Refused(name, "TOO_MANY_BYTES", f"exceeds the limit of {most} bytes")
         else:
             self.data += chunk.data
         if self.refused is not None:
@@ -72,7 +75,7 @@ class _Incoming:
         if start.size_bytes is not None and start.size_bytes != len(data):
             rule = f"{len(data)} bytes came where {start.size_bytes} were announced"
             return Refused(start.filename, "DIGEST_MISMATCH", rule)
-        return prepare(blobs, start.filename, start.caption, data, sha256=start.sha256)
+        return prepare(blobs, start.filename, start.caption, data, limits=self.limits, sha256=start.sha256)
 
 
 class _Upload:
@@ -134,11 +137,13 @@ async def upload_images(
     threads: Executor,
     dataset_id: int,
     parts: AsyncIterator[FileStart | Chunk],
+    *,
+    limits: Limits = LIMITS,
 ) -> Summary:
     """Takes files until `parts` ends. A file that is refused does not sink the rest, and a stream that is cut keeps
     every file that came whole. Raises NotFound.
     """
-    await store.get_dataset(dataset_id)
+    limits_of_it = clip_limits(await store.get_dataset(dataset_id), limits)
     upload = _Upload(store, blobs, threads, dataset_id)
     incoming: _Incoming | None = None
     try:
@@ -150,7 +155,7 @@ async def upload_images(
             if incoming is not None:
                 whole, incoming = incoming, None
                 await upload.add(whole)
-            incoming = _Incoming(part)
+            incoming = _Incoming(part, limits_of_it)
         if incoming is not None:
             upload.hand_over(incoming)
     except BaseException:

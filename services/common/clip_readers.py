@@ -13,6 +13,7 @@ from services.common.pictures import MIN_SIDE, PictureRefused
 
 if TYPE_CHECKING:
     import av.container
+    import PIL.Image
     from PIL.Image import Image
 
 Format = Literal["mp4", "webm", "gif", "webp"]
@@ -86,6 +87,8 @@ class Film:
             named = ", ".join(CODECS)
             message = f"is coded as {context.codec.canonical_name}; {named} are taken"
             raise refused("UNSUPPORTED_FORMAT", message)
+        if not context.width:  # the decoder has refused it before telling
+            raise refused("CORRUPT", f"is damaged, or a frame of it exceeds the limit of {MAX_PIXELS} pixels")
         _check_size(context.width, context.height)
         context.options = {"max_pixels": str(MAX_PIXELS)}
         context.thread_count = 1  # each thread would keep frames of its own
@@ -111,10 +114,10 @@ class Film:
         turn = frame.rotation % 360  # counter-clockwise, as Pillow counts
         size = (frame.height, frame.width) if turn in (90, 270) else (frame.width, frame.height)
 
-        def rgb() -> "Image":
+        def rgb() -> "PIL.Image.Image":
             from PIL import Image
 
-            picture = frame.to_image()
+            picture: Image.Image = frame.to_image()
             return picture.transpose(Image.Transpose[_TURNS[turn]]) if turn in _TURNS else picture
 
         return Frame(size, rgb)

@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     import numpy
     from PIL.Image import Image
 
+MAX_BYTES = 50 * 1024 * 1024
+MAX_FRAMES = 3000
+"""Two minutes at the rate of films."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a clip may have at most."""
 
-    max_bytes: int = 50 * 1024 * 1024
-    max_frames: int = 3000
+    max_bytes: int = MAX_BYTES
+    max_frames: int = MAX_FRAMES
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class ClipInfo:
     frames_per_second: float
 
 
-def probe(data: bytes, limits: Limits = Limits()) -> ClipInfo:
+def probe(data: bytes, limits: Limits = LIMITS) -> ClipInfo:
     """What `data` is, once it has been decoded to its last frame.
 
     Raises PictureRefused: EMPTY, TOO_MANY_BYTES, UNSUPPORTED_FORMAT (by content: stills, other containers and codecs),

@@ -20,6 +20,10 @@ _SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, "png"),
     (b"WEBP", 8, "webp"),
     (b"GIF8", 0, "gif"),
+    (b"ftypavif", 4, "avif"),
+    (b"ftyphei", 4, "heic"),
+    (b"ftyp", 4, "mp4"),
+    (b"\x1a\x45\xdf\xa3", 0, "webm"),
     (b"BM", 0, "bmp"),
     (b"II*\0", 0, "tiff"),
     (b"MM\0*", 0, "tiff"),
@@ -66,11 +70,11 @@ def decode_rgb(data: bytes) -> "Image.Image":
     return decode_with_mask(data)[0]
 
 
-def decode_with_mask(data: bytes) -> "tuple[Image.Image, Image.Image | None]":
+def decode_with_mask(data: bytes, *, least_side: int = MIN_SIDE) -> "tuple[Image.Image, Image.Image | None]":
     """As `decode_rgb`, and the opacity of each pixel, 0 to 255, where the picture says any. Raises PictureRefused."""
     from PIL import Image, ImageOps
 
-    image = _open(data, _sniff(data))
+    image = _open(data, _sniff(data), least_side)
     _load(image)
     profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
@@ -92,9 +96,25 @@ def decode_with_mask(data: bytes) -> "tuple[Image.Image, Image.Image | None]":
 
 def thumbnail(data: bytes, side: int) -> bytes:
     """A WebP whose longer side is at most `side` pixels. Raises PictureRefused."""
+    return shrunk(decode_rgb(data), side)
+
+
+def mask_of(data: bytes, size: tuple[int, int]) -> bytes:
+    """A grey PNG of `size` (width, height) of any picture, upright: white where it is white. Raises PictureRefused."""
     from PIL import Image
 
-    image = decode_rgb(data)
+    mask = decode_with_mask(data, least_side=1)[0].convert("L")
+    if mask.size != size:
+        mask = mask.resize(size, Image.Resampling.BILINEAR)
+    out = io.BytesIO()
+    mask.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def shrunk(image: "Image.Image", side: int) -> bytes:
+    """As `thumbnail`, of an RGB picture, which is changed."""
+    from PIL import Image
+
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=80, method=4)
@@ -114,7 +134,7 @@ def _sniff(data: bytes) -> Format:
     raise PictureRefused("is not a JPEG, PNG or WebP by its content", reason="UNSUPPORTED_FORMAT")
 
 
-def _open(data: bytes, format: Format) -> "Image.Image":
+def _open(data: bytes, format: Format, least_side: int = MIN_SIDE) -> "Image.Image":
     """The image with its header read and its limits checked, its pixels not yet decoded."""
     from PIL import Image
 
@@ -127,8 +147,9 @@ def _open(data: bytes, format: Format) -> "Image.Image":
     if width * height > MAX_PIXELS:
         message = f"{width} x {height} is {width * height} pixels; the limit is {MAX_PIXELS}"
         raise PictureRefused(message, reason="TOO_MANY_PIXELS")
-    if min(width, height) < MIN_SIDE:
-        raise PictureRefused(f"{width} x {height} is too small; {MIN_SIDE} pixels a side at least", reason="TOO_SMALL")
+    if min(width, height) < least_side:
+        message = f"{width} x {height} is too small; {least_side} pixels a side at least"
+        raise PictureRefused(message, reason="TOO_SMALL")
     if getattr(image, "n_frames", 1) > 1:
         raise PictureRefused(f"is an animated {format.upper()}; still images are taken", reason="UNSUPPORTED_FORMAT")
     return image

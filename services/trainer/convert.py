@@ -74,7 +74,7 @@ def _present(message: Message, *, without: tuple[str, ...] = ()) -> dict[str, An
     return found
 
 
-NESTED = ("lora", "dreambooth", "samples", "checkpoints", "validation")
+NESTED = ("lora", "dreambooth", "samples", "checkpoints", "validation", "video")
 ENUMS = ("mixed_precision", "schedule", "device", "optimizer", "prediction_type")
 
 
@@ -85,6 +85,7 @@ def config_to_proto(config: domain.TrainingConfig) -> training_pb2.TrainingConfi
         "samples": training_pb2.SampleConfig,
         "checkpoints": training_pb2.CheckpointConfig,
         "validation": training_pb2.ValidationConfig,
+        "video": training_pb2.VideoConfig,
     }
     nested = {name: make(**_same(part)) for name, make in parts.items() if (part := getattr(config, name)) is not None}
     return training_pb2.TrainingConfig(
@@ -99,8 +100,8 @@ def config_to_proto(config: domain.TrainingConfig) -> training_pb2.TrainingConfi
 
 
 def config_from_proto(message: training_pb2.TrainingConfig) -> domain.TrainingConfig:
-    """What is unset takes the guide's default, the learning rate Prodigy's where that is the optimizer. `lora` and
-    `dreambooth` are None where they are unset."""
+    """What is unset takes the guide's default, the learning rate Prodigy's where that is the optimizer. `lora`,
+    `dreambooth` and `video` are None where they are unset."""
     plain = _present(message, without=NESTED + ENUMS)
     if message.optimizer == training_pb2.OPTIMIZER_PRODIGY:
         plain.setdefault("learning_rate", 1.0)
@@ -111,6 +112,7 @@ def config_from_proto(message: training_pb2.TrainingConfig) -> domain.TrainingCo
         samples=domain.SampleConfig(**_present(message.samples)),
         checkpoints=domain.CheckpointConfig(**_present(message.checkpoints)),
         validation=domain.ValidationConfig(**_present(message.validation)),
+        video=domain.VideoConfig(**_present(message.video)) if message.HasField("video") else None,
         optimizer=backwards(OPTIMIZERS, message.optimizer, domain.Optimizer.ADAMW),
         prediction_type=backwards(PREDICTIONS, message.prediction_type, domain.Prediction.MODEL),
         mixed_precision=backwards(PRECISIONS, message.mixed_precision, domain.Precision.AUTO),

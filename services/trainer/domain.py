@@ -138,6 +138,17 @@ class DreamBoothConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """Of models that learn from clips."""
+
+    num_frames: int = 14
+    """Learnt together: a run of so many that begins anywhere in a clip."""
+    frames_per_second: int = 7
+    motion_bucket_id: int = 127
+    noise_augmentation: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
 class SampleConfig:
     prompts: tuple[str, ...] = ()
     interval_steps: int | None = None
@@ -145,7 +156,7 @@ class SampleConfig:
     steps: int = 20
     guidance_scale: float = 7.5
     clips: int = 0
-    """Of the dataset's, drawn from their first frame, for models that draw clips."""
+    """So many of the dataset's are drawn from their first frame, by a model that draws clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +175,6 @@ class ValidationConfig:
     patience: int = 0
     """Measurements without a better one that end the training; 0: none do."""
     use_best: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class VideoConfig:
-    """For models that learn from clips."""
-
-    num_frames: int = 14
-    frames_per_second: int = 7
-    motion_bucket_id: int = 127
-    noise_augmentation: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,8 @@ class TrainingConfig:
     masked_loss: bool = False
     compile: bool = False
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    video: VideoConfig = field(default_factory=VideoConfig)
+    video: VideoConfig | None = None
+    """None where no clips are learnt from."""
     share_device: bool = False
     """Training stands still while the Generator draws on its device."""
 

@@ -76,9 +76,9 @@ class Jobs:
     async def create(self, order: Order) -> Job:
         """Checks the order, pins a snapshot of the dataset and stores the job, every default filled in.
 
-        Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of images, or
-        the base model cannot be trained; InvalidArgument: DreamBooth without its prompts, settings that do not go
-        together; Unavailable: the Catalog.
+        Raises NotFound: the dataset or the base model; FailedPrecondition: the dataset is empty or not of what the base
+        model learns from, or the base model cannot be trained; InvalidArgument: DreamBooth without its prompts,
+        settings that do not go together; Unavailable: the Catalog.
         """
         job = await self._store.find_request(order.request_id) if order.request_id else None
         if job is None:
@@ -91,11 +91,11 @@ class Jobs:
         check_class(order)
         check_together(order.method, order.config)
         dataset = await self._catalog.dataset(order.dataset_id)
-        check_dataset(dataset)
         base = await self._catalog.base_model(order.base_model_id)
         check_base(base)
-        check_family(base.family, order.method, order.config)
-        class_digest = await self._pin_class(order)
+        check_dataset(dataset, base)
+        check_family(base, order.method, order.config)
+        class_digest = await self._pin_class(order, base)
         digest, num_items = await self._catalog.snapshot(dataset.id)
         return domain.NewJob(
             id=str(uuid.uuid4()),
@@ -110,14 +110,14 @@ class Jobs:
             class_snapshot_digest=class_digest,
         )
 
-    async def _pin_class(self, order: Order) -> str:
+    async def _pin_class(self, order: Order, base: domain.BaseModel) -> str:
         """The digest of a snapshot of DreamBooth's class, where that is a dataset; else empty. Raises as for the
         dataset that is learnt."""
         dreambooth = order.config.dreambooth if order.method is Method.DREAMBOOTH else None
         if dreambooth is None or dreambooth.class_dataset_id is None:
             return ""
         dataset = await self._catalog.dataset(dreambooth.class_dataset_id)
-        check_dataset(dataset)
+        check_dataset(dataset, base)
         digest, _ = await self._catalog.snapshot(dataset.id)
         return digest
 
@@ -356,13 +356,22 @@ def check_together(method: Method, config: TrainingConfig) -> None:
         raise InvalidArgument.of(broken)
 
 
-def check_dataset(dataset: domain.Dataset) -> None:
-    """Raises FailedPrecondition unless the dataset holds images, at least one."""
+def learns_from_clips(base: domain.BaseModel) -> bool:
+    return base.family in FAMILIES and families.get_family(base.family).draws_clips
+
+
+def check_dataset(dataset: domain.Dataset, base: domain.BaseModel) -> None:
+    """Raises FailedPrecondition unless the dataset holds what the base model learns from, images or clips, one at
+    least."""
     named = f"dataset {dataset.id} ({dataset.name!r})"
-    if not dataset.holds_images:
-        raise FailedPrecondition(f"{named} is not of the type image", reason="UNSUPPORTED_DATASET_TYPE")
+    clips = learns_from_clips(base)
+    if dataset.holds_images is clips:
+        wanted = "video" if clips else "image"
+        message = f"{named} is not of the type {wanted}, which model {base.id} ({base.name!r}) learns from"
+        raise FailedPrecondition(message, reason="UNSUPPORTED_DATASET_TYPE")
     if not dataset.num_items:
-        raise FailedPrecondition(f"{named} is empty: upload images before training on it", reason="EMPTY_DATASET")
+        what = "clips" if clips else "images"
+        raise FailedPrecondition(f"{named} is empty: upload {what} before training on it", reason="EMPTY_DATASET")
 
 
 def check_base(base: domain.BaseModel) -> None:
@@ -372,16 +381,16 @@ def check_base(base: domain.BaseModel) -> None:
         advice = f"; train on its base, model {base.base_model_id}" if base.base_model_id else ""
         message = f"{named} is an adapter (LoRA): the base of a training must be a whole pipeline{advice}"
         raise FailedPrecondition(message, reason="UNSUPPORTED_BASE_MODEL")
-    if base.family not in FAMILIES or not base.draws_images:
+    if base.family not in FAMILIES or base.draws_images is learns_from_clips(base):
         message = f"{named} is of the family {base.family}; training supports {', '.join(FAMILIES)}"
         raise FailedPrecondition(message, reason="UNSUPPORTED_FAMILY")
     if not base.is_active:
         raise FailedPrecondition(f"{named} is inactive", reason="INACTIVE_MODEL")
 
 
-def check_family(name: str, method: Method, config: TrainingConfig) -> None:
-    """Raises InvalidArgument naming the settings that mean nothing to models of the family."""
-    family = families.get_family(name)
+def check_family(base: domain.BaseModel, method: Method, config: TrainingConfig) -> None:
+    """Raises InvalidArgument naming the settings that mean nothing to models of the base's family."""
+    name, family = base.family, families.get_family(base.family)
     broken: dict[str, str] = {}
     if not family.has_noise_schedule:
         asked = {
@@ -421,4 +430,5 @@ def filled(method: Method, config: TrainingConfig, base: domain.BaseModel) -> Tr
         seed=secrets.randbelow(MAX_SEED + 1) if config.seed is None else config.seed,
         lora=lora,
         dreambooth=dreambooth,
+        video=(config.video or domain.VideoConfig()) if learns_from_clips(base) else None,
     )

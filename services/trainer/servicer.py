@@ -91,7 +91,9 @@ class TrainerServicer(TrainerServiceServicer):
     async def GetTrainerCapabilities(
         self, request: pb.GetTrainerCapabilitiesRequest, context: Context
     ) -> pb.GetTrainerCapabilitiesResponse:
-        defaults = domain.TrainingConfig(lora=domain.LoraConfig(), dreambooth=domain.DreamBoothConfig())
+        defaults = domain.TrainingConfig(
+            lora=domain.LoraConfig(), dreambooth=domain.DreamBoothConfig(), video=domain.VideoConfig()
+        )
         families = [model_pb2.ModelFamily.Value(f"MODEL_FAMILY_{name.upper()}") for name in jobs.FAMILIES]
         return pb.GetTrainerCapabilitiesResponse(
             methods=list(convert.METHODS.values()),

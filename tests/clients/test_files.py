@@ -41,6 +41,27 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         find_files([tmp_path])
 
 
+def test_clips_are_taken_from_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "b.MOV", "c.webm", "notes.md")
+    assert [file.name for file in find_files([tmp_path])] == ["a.mp4", "b.MOV", "c.webm"]
+
+
+@pytest.mark.parametrize("mask", ["cat-masklabel.png", "cat.mask.png", "masks/cat.png", "masks/cat.webp"])
+def test_a_mask_beside_a_picture_belongs_to_it_and_is_no_picture(tmp_path: Path, mask: str) -> None:
+    put(tmp_path, "cat.jpg", "dog.png", mask)
+    files = find_files([tmp_path])
+    assert [file.name for file in files] == ["cat.jpg", "dog.png"]
+    images, _ = read_images(files)
+    assert [image.mask for image in images] == [tmp_path / mask, None]
+
+
+def test_what_is_named_like_a_mask_and_has_no_picture_is_a_picture(tmp_path: Path) -> None:
+    put(tmp_path, "cat-masklabel.png", "masks/venice.png")
+    files = find_files([tmp_path])
+    assert [str(file.relative_to(tmp_path)) for file in files] == ["cat-masklabel.png", "masks/venice.png"]
+    assert [image.mask for image in read_images(files)[0]] == [None, None]
+
+
 def test_a_caption_comes_from_txt_then_caption_then_metadata(tmp_path: Path) -> None:
     metadata = {"a.png": "from metadata"}
     image = tmp_path / "a.png"

@@ -10,6 +10,7 @@ from atelier_client import Atelier
 from atelier_client.stack import Stack
 from PIL import Image
 
+from tests.clips_made import film
 from tests.gateway.conftest import eventually, lines_of, noise, unzipped
 from tests.gateway.http import Http
 
@@ -43,6 +44,27 @@ def test_the_guides_whole_way_by_rest(http: Http, starter: int) -> None:
     assert kept.headers["content-type"] == "image/png"
     assert kept.body == picture
     assert Image.open(io.BytesIO(picture)).size == (64, 64)
+
+
+def test_a_mask_is_put_shown_and_deleted(http: Http, dataset: int) -> None:
+    image = http("GET", f"/api/datasets/{dataset}/images").json["images"][0]
+    put = http("PUT", f"/api/images/{image['id']}/mask", noise(), content_type="image/png")
+    assert put.status == 200
+    assert put.json["image"]["mask_sha256"]
+    mask = http("GET", f"/api/images/{image['id']}/content?variant=IMAGE_VARIANT_MASK")
+    assert mask.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(mask.body)).mode == "L"
+    assert http("DELETE", f"/api/images/{image['id']}/mask").json["image"]["mask_sha256"] == ""
+    assert http("GET", f"/api/images/{image['id']}/content?variant=IMAGE_VARIANT_MASK").status == 404
+
+
+def test_a_clip_goes_up_and_comes_back_as_what_it_is(http: Http) -> None:
+    films = http("POST", "/api/datasets", {"name": "films", "type": "DATASET_TYPE_VIDEO"}).json["dataset"]
+    path = f"/api/datasets/{films['id']}/images?filename=a.mp4"
+    image = http("POST", path, clip := film(), content_type="video/mp4").json["image"]
+    assert (image["format"], image["num_frames"]) == ("IMAGE_FORMAT_MP4", 10)
+    shown = http("GET", f"/api/images/{image['id']}/content")
+    assert (shown.headers["content-type"], shown.body) == ("video/mp4", clip)
 
 
 def test_paths_end_in_a_slash_or_not(http: Http) -> None:

@@ -45,7 +45,9 @@ configs = st.builds(
     trigger_word=texts,
     lora=st.none() | loras,
     dreambooth=st.none() | dreambooths,
-    samples=st.builds(domain.SampleConfig, st.lists(texts, max_size=3).map(tuple), st.none() | sizes, sizes, finite),
+    samples=st.builds(
+        domain.SampleConfig, st.lists(texts, max_size=3).map(tuple), st.none() | sizes, sizes, finite, sizes
+    ),
     checkpoints=st.builds(domain.CheckpointConfig, st.none() | sizes, sizes),
     device=st.sampled_from(domain.Device),
     optimizer=st.sampled_from(domain.Optimizer),
@@ -59,6 +61,7 @@ configs = st.builds(
     compile=st.booleans(),
     validation=st.builds(domain.ValidationConfig, finite, st.none() | sizes, sizes, st.booleans()),
     share_device=st.booleans(),
+    video=st.none() | st.builds(domain.VideoConfig, sizes, sizes, sizes, finite),
 )
 
 
@@ -71,6 +74,7 @@ def test_a_configuration_survives_the_wire(config: domain.TrainingConfig) -> Non
 def test_an_empty_configuration_becomes_the_defaults() -> None:
     assert convert.config_from_proto(tr.TrainingConfig()) == domain.TrainingConfig()
     assert convert.config_from_proto(tr.TrainingConfig(lora=tr.LoraConfig())).lora == domain.LoraConfig()
+    assert convert.config_from_proto(tr.TrainingConfig(video=tr.VideoConfig())).video == domain.VideoConfig()
 
 
 def test_zero_is_a_value_and_not_the_default() -> None:

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import sleep
@@ -11,9 +11,10 @@ from typing import TypeAlias
 from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.catalog.v1.dataset_pb2 import Dataset, DatasetType, Image, Snapshot
+from google.api.httpbody_pb2 import HttpBody
 
 from atelier_client import plain
-from atelier_client.errors import InvalidArgument, NotFound, Unavailable
+from atelier_client.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from atelier_client.files import LocalImage, find_files, read_images
 from atelier_client.naming import did_you_mean
 from atelier_client.transport import CALL_ATTEMPTS, Transport, delay_after
@@ -47,6 +48,8 @@ class UploadSummary:
     already_there: list[Path]
     """Not sent: the dataset had them, or an earlier try of this upload got them through before it was cut."""
     dataset: Dataset = field(default_factory=Dataset)
+    masks: int = 0
+    """Pictures that got the mask beside them."""
 
 
 class Datasets:
@@ -141,6 +144,25 @@ class Datasets:
         request = pb.UpdateImageRequest(image_id=image_id, caption=caption)
         return self._catalog.call(self._stub.UpdateImage, request).image
 
+    def set_mask(self, image: Image | int, mask: bytes | str | Path) -> Image:
+        """Says what of a picture counts in training with a masked loss: a picture (its bytes, or where it is), white
+        where it counts. Raises NotFound, InvalidArgument, FailedPrecondition for a clip."""
+        image_id = image if isinstance(image, int) else image.id
+        data = mask if isinstance(mask, bytes) else Path(mask).read_bytes()
+        request = pb.SetImageMaskRequest(image_id=image_id, content=HttpBody(data=data))
+        return self._catalog.call(self._stub.SetImageMask, request).image
+
+    def clear_mask(self, image: Image | int) -> Image:
+        """All of the picture counts again. Raises NotFound."""
+        image_id = image if isinstance(image, int) else image.id
+        return self._catalog.call(self._stub.ClearImageMask, pb.ClearImageMaskRequest(image_id=image_id)).image
+
+    def mask_bytes(self, image: Image | int) -> bytes:
+        """A picture's mask, a grey PNG of its size. Raises NotFound where it has none."""
+        image_id = image if isinstance(image, int) else image.id
+        request = pb.DownloadImageRequest(image_id=image_id, variant=pb.IMAGE_VARIANT_MASK)
+        return bytes(self._catalog.call(self._stub.DownloadImage, request).content.data)
+
     def delete_image(self, image: Image | int) -> None:
         """Raises NotFound."""
         image_id = image if isinstance(image, int) else image.id
@@ -157,7 +179,8 @@ class Datasets:
         paths: str | Path | Iterable[str | Path],
         on_progress: Callable[[UploadProgress], None] | None = None,
     ) -> UploadSummary:
-        """Sends files and folders, with captions from beside them; skips what the dataset has; says what was refused.
+        """Sends files and folders, with captions and masks from beside them; skips what the dataset has; says what was
+        refused.
 
         A connection that is cut is taken up again where it was. `on_progress` is called from another thread.
         Raises NotFound, InvalidArgument (a path or a caption file), Unavailable.
@@ -165,6 +188,18 @@ class Datasets:
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         images, unreadable = read_images(find_files(given))
         dataset_id = self.id_of(dataset)
+        summary = self._send(dataset_id, images, unreadable, on_progress)
+        refused = self._set_masks(dataset_id, {image.sha256: image.mask for image in images if image.mask})
+        masks = sum(image.mask is not None for image in images) - len(refused)
+        return replace(summary, refused=[*summary.refused, *refused], masks=masks)
+
+    def _send(
+        self,
+        dataset_id: int,
+        images: Sequence[LocalImage],
+        unreadable: MutableMapping[Path, str],
+        on_progress: Callable[[UploadProgress], None] | None,
+    ) -> UploadSummary:
         attempt = 0
         while True:
             try:
@@ -182,6 +217,19 @@ class Datasets:
                 if attempt >= CALL_ATTEMPTS:
                     raise
                 sleep(delay_after(error, attempt - 1))
+
+    def _set_masks(self, dataset_id: int, masks: Mapping[str, Path]) -> Sequence[pb.RefusedFile]:
+        """Gives the dataset's pictures their masks, by the pictures' digests; answers with those that were refused."""
+        refused: list[pb.RefusedFile] = []
+        for image in self.images(dataset_id) if masks else ():
+            if (mask := masks.get(image.sha256)) is not None:
+                try:
+                    self.set_mask(image, mask)
+                except (InvalidArgument, FailedPrecondition) as error:
+                    refused.append(pb.RefusedFile(filename=mask.name, message=str(error)))
+                except OSError as error:
+                    refused.append(pb.RefusedFile(filename=mask.name, message=f"cannot be read: {error.strerror}"))
+        return refused
 
     def _present(self, dataset_id: int, images: Sequence[LocalImage]) -> set[str]:
         """Which of the images' digests the dataset has."""

@@ -1,4 +1,4 @@
-"""Which files an upload sends, in which order, and the caption that belongs to each."""
+"""Which files an upload sends, in which order, and the caption and the mask that belong to each."""
 
 import hashlib
 import json
@@ -8,11 +8,14 @@ from pathlib import Path
 
 from atelier_client.errors import InvalidArgument
 
-# What is taken from a folder. The service alone decides what is an image, by content: GIF and the like are sent so that
-# it says why they are refused, and nothing is left out in silence.
+# What is taken from a folder. The service alone decides what is an image or a clip, by content: BMP and the like are
+# sent so that it says why they are refused, and nothing is left out in silence.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+    | {".mp4", ".m4v", ".mov", ".webm"}
 )
+MASK_NAMES = ("{stem}-masklabel.png", "{stem}.mask.png", "masks/{stem}.png", "masks/{stem}.jpg", "masks/{stem}.webp")
+"""Where the mask of a picture is looked for, from the picture's folder: as OneTrainer has it, and as others do."""
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA_NAME = "metadata.jsonl"
 _METADATA_TEXT_KEYS = ("text", "prompt", "caption")
@@ -26,12 +29,15 @@ class LocalImage:
     caption: str
     size_bytes: int
     sha256: str
+    mask: Path | None = None
+    """A picture that is white where this one counts."""
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
     """The files under `paths`: a file as it is, a folder walked whole in sorted order (image suffixes, nothing hidden).
 
-    A file named twice comes once. Raises InvalidArgument for a path that is not there, or when no image is found.
+    A file named twice comes once, and masks of pictures among them do not come as pictures. Raises InvalidArgument for
+    a path that is not there, or when no image is found.
     """
     found: dict[Path, None] = {}
     for each in paths:
@@ -46,7 +52,14 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
             raise InvalidArgument({"paths": f"there is no file or folder {path}"})
     if not found:
         raise InvalidArgument({"paths": f"no image files ({', '.join(sorted(IMAGE_SUFFIXES))}) in what was given"})
-    return list(found)
+    masks = {mask_of(file) for file in found}
+    return [file for file in found if file not in masks]
+
+
+def mask_of(picture: Path) -> Path | None:
+    """The mask that lies beside a picture, by its name; None where there is none."""
+    places = (picture.parent / name.format(stem=picture.stem) for name in MASK_NAMES)
+    return next((place for place in places if place.is_file()), None)
 
 
 def read_images(files: Iterable[Path]) -> tuple[list[LocalImage], dict[Path, str]]:
@@ -68,7 +81,7 @@ def read_images(files: Iterable[Path]) -> tuple[list[LocalImage], dict[Path, str
         except OSError as error:
             unreadable[file] = f"cannot be read: {error.strerror}"
         else:
-            images.append(LocalImage(file, caption, size, digest))
+            images.append(LocalImage(file, caption, size, digest, mask_of(file)))
     return images, unreadable
 
 

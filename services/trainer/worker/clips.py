@@ -5,10 +5,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.common.blobs import BlobMissing, BlobStore
-from services.common.clips import encode_webp_animation, frames
-from services.common.errors import DataLoss
-from services.common.pictures import PictureRefused
+from services.common.blobs import BlobStore
+from services.common.clips import encode_webp_animation
 from services.diffusion.clips import draw_clip, motion_of
 from services.diffusion.encode import decode_latents, encode_images
 from services.diffusion.families.family import Conditioning
@@ -17,7 +15,7 @@ from services.diffusion.load import Components
 from services.diffusion.schedulers import make_scheduler
 from services.trainer.domain import Loading, LoadingStage, Report, Sample, TrainingConfig, VideoConfig
 from services.trainer.worker.cache import ENCODED_AT_ONCE, TrainingSet
-from services.trainer.worker.data import BadImage, Item, crop, to_tensor
+from services.trainer.worker.data import Item, clip_parts
 from services.trainer.worker.seeds import derive_seed, generator_for
 
 if TYPE_CHECKING:
@@ -76,10 +74,11 @@ def make_clip_set(
 ) -> Generator[Report | None, None, TrainingSet]:
     """Encodes the clips, of which the last `num_held_out` are held out, at `sizes` (width, height).
 
-    Raises BadImage naming a clip that does not decode or has too few frames, DataLoss for one that is gone.
+    Raises as `clip_parts`.
     """
     import torch
 
+    video = config.video or VideoConfig()
     latents, told = [], []
     homes, places = [0] * len(items), torch.zeros(len(items), dtype=torch.long)
     done = 0
@@ -97,12 +96,12 @@ def make_clip_set(
             done += 1
         counts = torch.tensor([len(clip[0]) for clip in clips])
         mean, deviation, picture, first = (torch.cat(each) for each in zip(*clips, strict=True))
-        runs = counts - config.video.num_frames + 1
-        latents.append(ClipLatents(mean, deviation, counts.cumsum(0) - counts, runs, config.video.num_frames))
+        runs = counts - video.num_frames + 1
+        latents.append(ClipLatents(mean, deviation, counts.cumsum(0) - counts, runs, video.num_frames))
         told.append(_Told(picture.to(dtype), first.to(dtype)))
     yield Loading(LoadingStage.CACHING_LATENTS, len(items), len(items))
     cuts = [middle_of(item.width, item.height, size) for item, size in zip(items, sizes, strict=True)]
-    video, device = config.video, components.device
+    device = components.device
     motion = torch.tensor(motion_of(video.frames_per_second, video.motion_bucket_id, video.noise_augmentation))
 
     def tell(rows: "torch.Tensor", captionless: "torch.Tensor", wording: "torch.Tensor") -> Conditioning:
@@ -130,41 +129,25 @@ def _encoded(
 
     encode: Any = components.family.encode_frames
     generator = generator_for(config.seed or 0, "first frame", row)
-    count = 0
-    for pixels in _pixels(item, blobs, size, config.video):
-        count += len(pixels)
-        grain = config.video.noise_augmentation * torch.randn(pixels.shape, generator=generator)
+    video = config.video or VideoConfig()
+    for pixels in _pixels(item, blobs, size, video):
+        grain = video.noise_augmentation * torch.randn(pixels.shape, generator=generator)
         told = encode(components, pixels, grain)
         mean, deviation = encode_images(components, pixels)
         parts = (mean.float(), deviation.float(), told["picture"].float(), told["first_frame"].float())
         yield tuple(part.cpu() for part in parts)
-    if count < config.video.num_frames:
-        message = (
-            f"the clip {item.filename!r} has {count} frames at {config.video.frames_per_second} a second,"
-            f" and {config.video.num_frames} are learnt together"
-        )
-        raise BadImage(message, reason="CLIP_TOO_SHORT")
 
 
 def _pixels(item: Item, blobs: BlobStore, size: tuple[int, int], video: VideoConfig) -> "Iterator[torch.Tensor]":
     """(up to ENCODED_AT_ONCE, 3, H, W) in [-1, 1], all frames of a clip in order."""
-    import torch
-
-    some: list[torch.Tensor] = []
-    try:
-        data = blobs.get(item.sha256)
-        for frame in frames(data, own_rate=item.frames_per_second, rate=video.frames_per_second):
-            some.append(to_tensor(crop(frame, *size)))
-            if len(some) == ENCODED_AT_ONCE:
-                yield torch.stack(some)
-                some = []
-    except BlobMissing as error:
-        message = f"the bytes of the clip {item.filename!r} are gone (SHA-256 {item.sha256})"
-        raise DataLoss(message, reason="IMAGE_UNAVAILABLE") from error
-    except PictureRefused as error:
-        raise BadImage(f"the clip {item.filename!r} does not decode: {error}") from error
-    if some:
-        yield torch.stack(some)
+    return clip_parts(
+        item,
+        blobs,
+        size,
+        num_frames=video.num_frames,
+        frames_per_second=video.frames_per_second,
+        at_once=ENCODED_AT_ONCE,
+    )
 
 
 def draw_clip_samples(
@@ -178,17 +161,18 @@ def draw_clip_samples(
     autocast: Any,
 ) -> Iterator[Sample | None]:
     """The first clips of the dataset drawn anew from their first frames, stored as animated WebP."""
+    video = config.video or VideoConfig()
     for index, (item, size) in enumerate(zip(items[: config.samples.clips], sizes, strict=False)):
-        frame = next(_pixels(item, blobs, size, config.video))[0]
+        frame = next(_pixels(item, blobs, size, video))[0]
         passes = draw_clip(
             components,
             make_scheduler(components),
             frame,
             seed=derive_seed(config.seed or 0, "sample", index),
-            num_frames=config.video.num_frames,
-            frames_per_second=config.video.frames_per_second,
-            motion_bucket_id=config.video.motion_bucket_id,
-            noise_augmentation=config.video.noise_augmentation,
+            num_frames=video.num_frames,
+            frames_per_second=video.frames_per_second,
+            motion_bucket_id=video.motion_bucket_id,
+            noise_augmentation=video.noise_augmentation,
             steps=config.samples.steps,
             guidance_scale=config.samples.guidance_scale,
         )
@@ -202,5 +186,5 @@ def draw_clip_samples(
             yield None
         if latents is not None:
             pixels = decode_latents(components, latents)[0].numpy()
-            digest = blobs.put(encode_webp_animation(pixels, config.video.frames_per_second))
+            digest = blobs.put(encode_webp_animation(pixels, video.frames_per_second))
             yield Sample(step, index, item.filename, digest, pixels.shape[2], pixels.shape[1])

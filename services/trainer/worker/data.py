@@ -1,11 +1,12 @@
-"""A snapshot's pictures: read from the blob store, decoded, scaled and cropped to the sizes that are trained on."""
+"""A snapshot's pictures and clips: read from the blob store, decoded, scaled and cropped to what is trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from services.common import clips
 from services.common.blobs import BlobMissing, BlobStore
-from services.common.clips import first_frame
 from services.common.errors import DataLoss, FailedPrecondition
 from services.common.pictures import PictureRefused, decode_with_mask
 from services.diffusion.geometry import scaled_to_cover
@@ -21,6 +22,12 @@ class BadImage(FailedPrecondition):
     default_reason = "BAD_IMAGE"
 
 
+class ClipTooShort(FailedPrecondition):
+    """A clip of the snapshot has fewer frames than are learnt together."""
+
+    default_reason = "CLIP_TOO_SHORT"
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One line of the snapshot's manifest."""
@@ -33,6 +40,8 @@ class Item:
     num_frames: int = 0
     """Of a clip; 0 for a picture."""
     frames_per_second: float = 0.0
+    mask_sha256: str = ""
+    """Of a grey picture of the same size, white where it counts; empty: the picture's own opacity says it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class Pictures:
 def read_pictures(
     items: Sequence[Item], blobs: BlobStore, size: tuple[int, int], *, masked: bool = False
 ) -> "Pictures":
-    """The pictures scaled and cropped to `size` (width, height); `masked`: with their opacity, 1 where they say none.
+    """The pictures scaled and cropped to `size` (width, height); `masked`: with what of them counts, which
+    is their mask's brightness where they have one, else their opacity, else 1.
 
     Raises BadImage naming the file that does not decode, and DataLoss (IMAGE_UNAVAILABLE) for one that is gone.
     """
@@ -57,21 +67,66 @@ def read_pictures(
         picture, alpha = decode_item(item, blobs)
         pixels.append(to_tensor(crop(picture, *size)))
         if masked:
-            masks.append(_opacity(alpha, size))
+            masks.append(_opacity(_mask(item, picture.size, blobs) or alpha, size))
     return Pictures(torch.stack(pixels), torch.stack(masks) if masked else None)
 
 
 def decode_item(item: Item, blobs: BlobStore) -> "tuple[Image, Image | None]":
     """The picture, RGB, and its opacity if it says any; of a clip its first frame. Raises as `read_pictures`."""
-    try:
-        if item.num_frames:
-            return first_frame(blobs.get(item.sha256)), None
+    if item.num_frames:
+        with named(item, "clip"):
+            return clips.first_frame(blobs.get(item.sha256)), None
+    with named(item, "picture"):
         return decode_with_mask(blobs.get(item.sha256))
+
+
+@contextmanager
+def named(item: Item, kind: str) -> Iterator[None]:
+    """Errors of reading it become ones that name it."""
+    try:
+        yield
     except BlobMissing as error:
-        message = f"the bytes of the picture {item.filename!r} are gone (SHA-256 {item.sha256})"
+        message = f"the bytes of the {kind} {item.filename!r} are gone (SHA-256 {item.sha256})"
         raise DataLoss(message, reason="IMAGE_UNAVAILABLE") from error
     except PictureRefused as error:
-        raise BadImage(f"the picture {item.filename!r} does not decode: {error}") from error
+        raise BadImage(f"the {kind} {item.filename!r} does not decode: {error}") from error
+
+
+def _mask(item: Item, size: tuple[int, int], blobs: BlobStore) -> "Image | None":
+    """Grey, of the picture's size (width, height). Raises as `read_pictures`."""
+    if not item.mask_sha256:
+        return None
+    of_mask = Item(item.mask_sha256, f"{item.filename} (mask)", "", *size)
+    mask = decode_item(of_mask, blobs)[0].convert("L")
+    return mask if mask.size == size else mask.resize(size)
+
+
+def clip_parts(
+    item: Item, blobs: BlobStore, size: tuple[int, int], *, num_frames: int, frames_per_second: float, at_once: int
+) -> "Iterator[torch.Tensor]":
+    """(up to `at_once`, 3, H, W) float32 in [-1, 1]: all frames of a clip in order at the rate, scaled and cropped to
+    `size` (width, height).
+
+    Raises ClipTooShort for one with fewer than `num_frames`, BadImage and DataLoss (IMAGE_UNAVAILABLE), each naming the
+    file.
+    """
+    import torch
+
+    count = clips.available(item.num_frames, item.frames_per_second, frames_per_second)
+    if count < num_frames:
+        message = f"the clip {item.filename!r} has {count} frames at {frames_per_second:g} a second"
+        raise ClipTooShort(f"{message}; {num_frames} are learnt together")
+    some: list[torch.Tensor] = []
+    done = 0
+    with named(item, "clip"):
+        for frame in clips.frames(blobs.get(item.sha256), own_rate=item.frames_per_second, rate=frames_per_second):
+            some.append(to_tensor(crop(frame, *size)))
+            done += 1
+            if len(some) == at_once or done == count:
+                yield torch.stack(some)
+                some = []
+    if done < count:
+        raise BadImage(f"the clip {item.filename!r} ends after {done} of {count} frames")
 
 
 def needs_enlarging(item: Item, resolution: int) -> bool:

@@ -28,6 +28,7 @@ def read_manifest(catalog_address: str, digest: str) -> list[Item]:
                     item.height,
                     item.num_frames,
                     item.frames_per_second,
+                    item.mask_sha256,
                 )
                 for part in parts
                 for item in part.items

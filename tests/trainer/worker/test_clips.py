@@ -26,7 +26,7 @@ from services.trainer.domain import (
 )
 from services.trainer.worker.assignment import BaseModel
 from services.trainer.worker.cache import TrainingSet
-from services.trainer.worker.data import BadImage, Item
+from services.trainer.worker.data import ClipTooShort, Item
 from services.trainer.worker.loop import batch_loss, step_batches
 from services.trainer.worker.methods import make_trainee
 from services.trainer.worker.plan import make_plan
@@ -165,5 +165,5 @@ def test_samples_are_clips_drawn_from_the_first_frames(house: House) -> None:
 def test_a_clip_that_is_too_short_is_named(house: House) -> None:
     config = config_of(max_steps=1)
     config = replace(config, video=replace(VIDEO, num_frames=5))
-    with pytest.raises(BadImage, match=r"'0.webp' has 4 frames at 5 a second, and 5 are learnt together"):
+    with pytest.raises(ClipTooShort, match=r"'0.webp' has 4 frames at 5 a second; 5 are learnt together"):
         list(house.run(config))

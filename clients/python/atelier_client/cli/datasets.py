@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2 import UploadRefusal
-from atelier.catalog.v1.dataset_pb2 import Dataset, DatasetType
+from atelier.catalog.v1.dataset_pb2 import Dataset, DatasetType, Image
 from atelier.trainer.v1.trainer_service_pb2 import CaptionSummary
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -22,6 +22,7 @@ from atelier_client.cli.session import (
     time_text,
 )
 from atelier_client.datasets import UploadProgress, UploadSummary
+from atelier_client.errors import InvalidArgument
 from atelier_client.plain import short_name, to_plain
 
 app = typer.Typer(no_args_is_help=True, help="Create datasets, fill them, look at them.")
@@ -92,7 +93,7 @@ def show(
     )
     if listed:
         out.print()
-        rows = ((each.id, each.filename, f"{each.width}x{each.height}", each.caption) for each in listed)
+        rows = ((each.id, each.filename, _shape(each), each.caption) for each in listed)
         print_table(["ID", "FILE", "PIXELS", "CAPTION"], rows, empty="")
 
 
@@ -103,7 +104,9 @@ def upload(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
     json: JsonOption = False,
 ) -> None:
-    """Send images, with captions from .txt or .caption files beside them or from metadata.jsonl.
+    """Send images or clips, with captions from .txt or .caption files beside them or from metadata.jsonl.
+
+    Beside cat.png, cat-masklabel.png, cat.mask.png or masks/cat.png is its mask: white where it counts.
 
     What the dataset has already is not sent again. Exits with 1 when a file was refused; the others are kept.
     """
@@ -128,6 +131,7 @@ def upload(
                 "duplicates": [to_plain(each) for each in summary.duplicates],
                 "already_there": [str(path) for path in summary.already_there],
                 "refused": [to_plain(each) for each in summary.refused],
+                "masks": summary.masks,
                 "dataset": to_plain(summary.dataset),
             }
         )
@@ -143,6 +147,8 @@ def _print_summary(summary: UploadSummary) -> None:
         parts.append(f"{len(summary.already_there)} already there")
     if summary.duplicates:
         parts.append(f"{len(summary.duplicates)} twice in what was given")
+    if summary.masks:
+        parts.append(f"{summary.masks} masked")
     if summary.refused:
         parts.append(f"{len(summary.refused)} refused")
     out.print(
@@ -151,6 +157,25 @@ def _print_summary(summary: UploadSummary) -> None:
     for file in summary.refused:
         reason = short_name(UploadRefusal.DESCRIPTOR, file.reason) if file.reason else "unreadable"
         err.print(f"refused {file.filename}: {file.message} ({reason})", markup=False)
+
+
+@app.command()
+def mask(
+    context: typer.Context,
+    image: Annotated[int, typer.Argument(help="Its id.", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(help="A picture, white where it counts.", exists=True)] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="All of it counts again.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Say what of a picture counts in training with --masked-loss."""
+    if (file is None) is not clear:
+        raise InvalidArgument({"FILE": "is the mask; or --clear takes it away: one of the two"})
+    with session_of(context).client() as client:
+        changed = client.datasets.clear_mask(image) if file is None else client.datasets.set_mask(image, file)
+    if json:
+        print_json(changed)
+    else:
+        out.print(f"Image {image} ({changed.filename}) has {'no' if clear else 'a'} mask.", markup=False)
 
 
 @app.command()
@@ -242,6 +267,15 @@ def inspect(
     sizes = ", ".join(f"{each.width} x {each.height}: {each.num_images}" for each in found.buckets)
     if sizes:
         out.print(f"Sizes with --aspect-buckets: {sizes}", markup=False)
+
+
+def _shape(image: Image) -> str:
+    parts = [f"{image.width}x{image.height}"]
+    if image.num_frames:
+        parts.append(f"{image.num_frames} frames at {image.frames_per_second:.3g}/s")
+    if image.mask_sha256:
+        parts.append("masked")
+    return ", ".join(parts)
 
 
 def _type(dataset: Dataset) -> str:

@@ -13,7 +13,7 @@ from atelier_client.errors import InvalidArgument
 from atelier_client.plain import short_name
 
 BASIC, LORA, DREAMBOOTH, ADVANCED, OUTPUT = "Basic", "LoRA", "DreamBooth", "Advanced", "Samples and checkpoints"
-TECHNIQUES, VALIDATION = "Techniques", "Validation"
+TECHNIQUES, VALIDATION, VIDEO = "Techniques", "Validation", "Clips, of models that draw them"
 
 
 def train(
@@ -112,7 +112,12 @@ def train(
         bool, typer.Option("--aspect-buckets", help="Keep the pictures' shapes.", rich_help_panel=TECHNIQUES)
     ] = False,
     masked_loss: Annotated[
-        bool, typer.Option("--masked-loss", help="Learn nothing of transparent parts.", rich_help_panel=TECHNIQUES)
+        bool,
+        typer.Option(
+            "--masked-loss",
+            help="Learn what the masks leave, and nothing of transparent parts.",
+            rich_help_panel=TECHNIQUES,
+        ),
     ] = False,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Slow to start, faster steps on a GPU.", rich_help_panel=TECHNIQUES)
@@ -132,6 +137,21 @@ def train(
     use_best: Annotated[
         bool, typer.Option("--use-best", help="The model is the best checkpoint.", rich_help_panel=VALIDATION)
     ] = False,
+    frames: Annotated[
+        int | None, typer.Option(help="Of a clip, learnt together. Default: 14.", rich_help_panel=VIDEO)
+    ] = None,
+    fps: Annotated[
+        int | None, typer.Option(help="Frames a second that are taken. Default: 7.", rich_help_panel=VIDEO)
+    ] = None,
+    motion: Annotated[
+        int | None, typer.Option(help="How much moves, 0 to 255. Default: 127.", rich_help_panel=VIDEO)
+    ] = None,
+    noise_augmentation: Annotated[
+        float | None, typer.Option(help="On the first frame. Default: 0.02.", rich_help_panel=VIDEO)
+    ] = None,
+    sample_clips: Annotated[
+        int | None, typer.Option(help="Draw so many from their first frame.", rich_help_panel=VIDEO)
+    ] = None,
     sample: Annotated[list[str] | None, typer.Option(help="A prompt; repeatable.", rich_help_panel=OUTPUT)] = None,
     sample_every: Annotated[int | None, typer.Option(help="Steps.", rich_help_panel=OUTPUT)] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps.", rich_help_panel=OUTPUT)] = None,
@@ -194,7 +214,13 @@ def train(
             "num_class_images": class_images,
             "full": full_weights or None,
         },
-        "samples": {"prompts": sample, "interval_steps": sample_every},
+        "video": {
+            "num_frames": frames,
+            "frames_per_second": fps,
+            "motion_bucket_id": motion,
+            "noise_augmentation": noise_augmentation,
+        },
+        "samples": {"prompts": sample, "interval_steps": sample_every, "clips": sample_clips},
         "checkpoints": {"interval_steps": checkpoint_every, "keep": keep_checkpoints},
     }
     with session_of(context).client() as client:
