@@ -5,10 +5,10 @@ VAE and text encoder in every step, accelerate, `clip_grad_norm_`, AdamW as it c
 limit is the UNet's forward and backward alone, as many times on the same shapes. Before anything is timed both loops
 get the same adapter and the same draws, and must tell the same losses.
 
-Two sizes: the starter model, where dispatch counts, and with --compute a wider random UNet of the same class, where
-arithmetic does.
+Three sizes: the starter model, where dispatch counts; with --compute a wider random UNet of the same class, where
+arithmetic does; and with --sd15 Stable Diffusion 1.5's configuration with random weights, 8 pictures at 128 pixels.
 
-Usage: python -m benchmarks.train_lora [--rounds 5] [--epochs 10] [--compute]
+Usage: python -m benchmarks.train_lora [--rounds 5] [--epochs 10] [--compute | --sd15]
 """
 
 import argparse
@@ -33,6 +33,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 
 from benchmarks.harness import Row, report, spread
+from benchmarks.models import ASSETS, STARTER, make_sd15
 from services.common.blobs import BlobStore
 from services.diffusion.load import Components, load_components
 from services.diffusion.objective import schedule_of
@@ -47,8 +48,8 @@ from services.trainer.worker.plan import Plan, make_plan
 from services.trainer.worker.prepare import make_training_set
 from services.trainer.worker.state import make_learner
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
 IMAGES, BATCH, RANK, SIDE, SEED = 32, 4, 8, 64, 11
+SD15_IMAGES, SD15_BATCH, SD15_SIDE = 8, 2, 128
 PARITY_STEPS, PARITY = 6, 2e-4  # steps compared, and the largest relative difference of a loss
 FASTER_THAN_PEER, OF_THE_BOUND = 1.6, 0.95  # to reach
 
@@ -61,16 +62,19 @@ class Work:
     items: tuple[Item, ...]
     blobs: BlobStore
     config: TrainingConfig
+    method: Method = Method.LORA
+    is_shared: bool = True
+    """Other contenders get the same components, and each a UNet of its own."""
 
     @property
     def plan(self) -> Plan:
         return make_plan(self.config, len(self.items))
 
 
-def read_items(blobs: BlobStore) -> tuple[Item, ...]:
+def read_items(blobs: BlobStore, count: int = IMAGES) -> tuple[Item, ...]:
     """The first demo pictures and their captions."""
     items = []
-    for path in sorted((ASSETS / "demo-images").glob("*.png"))[:IMAGES]:
+    for path in sorted((ASSETS / "demo-images").glob("*.png"))[:count]:
         with Image.open(path) as picture:
             width, height = picture.size
         caption = path.with_suffix(".txt").read_text().strip()
@@ -78,11 +82,9 @@ def read_items(blobs: BlobStore) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def load(*, compute: bool) -> Components:
-    """The starter model; with `compute` its UNet is replaced by a wider one of random weights."""
-    components = load_components(
-        [ASSETS / "starter-model"], family="stable_diffusion", device="cpu", dtype=torch.float32
-    )
+def load(folder: Path, *, compute: bool = False) -> Components:
+    """A model; with `compute` its UNet is replaced by a wider one of random weights."""
+    components = load_components([folder], family="stable_diffusion", device="cpu", dtype=torch.float32)
     if not compute:
         return components
     torch.manual_seed(0)
@@ -92,6 +94,8 @@ def load(*, compute: bool) -> Components:
 
 def fresh(work: Work) -> Components:
     """With a UNet of the contender's own, to put an adapter into: that, like loading, is before the clock starts."""
+    if not work.is_shared:
+        return work.components
     return work.components.with_parts(unet=copy.deepcopy(work.components.denoiser))
 
 
@@ -101,10 +105,10 @@ def fresh(work: Work) -> Components:
 def atelier(work: Work) -> Iterator[float]:
     """The worker's own way: caches, then its loop."""
     components = fresh(work)
-    trainee = make_trainee(components, Method.LORA, work.config, frozen=torch.float32)
+    trainee = make_trainee(components, work.method, work.config, frozen=torch.float32)
     yield math.nan
     captions = [item.caption for item in work.items]
-    preparing = make_training_set(components, Method.LORA, work.config, work.items, captions, work.blobs, "cpu", "no")
+    preparing = make_training_set(components, work.method, work.config, work.items, captions, work.blobs, "cpu", "no")
     while True:
         try:
             next(preparing)
@@ -132,6 +136,7 @@ class Folder(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Pictures prepared at each access and captions tokenised once, as the example has them."""
 
     def __init__(self, work: Work) -> None:
+        self._side = work.config.resolution or SIDE
         self._files = [work.blobs.get(item.sha256) for item in work.items]
         tokenizer = work.components.tokenizers[0]
         self._tokens = tokenizer(
@@ -148,7 +153,7 @@ class Folder(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         with Image.open(io.BytesIO(self._files[place])) as file:
             picture = file.convert("RGB")
-        return to_tensor(crop(picture, SIDE, SIDE)), self._tokens[place]
+        return to_tensor(crop(picture, self._side, self._side)), self._tokens[place]
 
 
 Chance = Callable[[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -164,7 +169,7 @@ def peer(work: Work, chance: Chance = by_torch, order: object = None) -> Iterato
     components, config = fresh(work), work.config
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     unet, vae, text_encoder = components.denoiser, components.vae, components.text_encoders[0]
-    parameters = make_trainee(components, Method.LORA, config, frozen=torch.float32).parameters
+    parameters = make_trainee(components, work.method, config, frozen=torch.float32).parameters
     yield math.nan
     if order is None:
         loader = torch.utils.data.DataLoader(Folder(work), batch_size=config.batch_size, shuffle=True)
@@ -190,7 +195,7 @@ def peer(work: Work, chance: Chance = by_torch, order: object = None) -> Iterato
                 prediction = unet(noisy, timesteps, words, return_dict=False)[0]
                 loss = torch.nn.functional.mse_loss(prediction.float(), target.float(), reduction="mean")
                 accelerator.backward(loss)
-                accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+                accelerator.clip_grad_norm_(parameters, config.max_grad_norm or float("inf"))
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -202,14 +207,13 @@ def peer(work: Work, chance: Chance = by_torch, order: object = None) -> Iterato
 def limit(work: Work) -> Iterator[float]:
     """Forward and backward of the UNet with the adapter in it, and nothing else."""
     components = fresh(work)
-    parameters = make_trainee(components, Method.LORA, work.config, frozen=torch.float32).parameters
+    parameters = make_trainee(components, work.method, work.config, frozen=torch.float32).parameters
     components.denoiser.train()
-    side = SIDE // components.size.vae_factor
-    noisy = torch.randn(BATCH, components.denoiser.config.in_channels, side, side)
-    words = torch.randn(
-        BATCH, components.tokenizers[0].model_max_length, components.text_encoders[0].config.hidden_size
-    )
-    timesteps = torch.randint(0, 1000, (BATCH,))
+    side, batch = (work.config.resolution or SIDE) // components.size.vae_factor, work.config.batch_size
+    noisy = torch.randn(batch, components.denoiser.config.in_channels, side, side)
+    tokens, channels = components.tokenizers[0].model_max_length, components.text_encoders[0].config.hidden_size
+    words = torch.randn(batch, tokens, channels)
+    timesteps = torch.randint(0, 1000, (batch,))
     yield math.nan
     for _ in range(work.plan.total_steps):
         loss = components.denoiser(noisy, timesteps, words, return_dict=False)[0].square().mean()
@@ -219,10 +223,9 @@ def limit(work: Work) -> Iterator[float]:
         yield math.nan
 
 
-def compare_losses(work: Work) -> float:
-    """The largest relative difference between the two loops' losses over the first steps, given the same chance."""
-    short = replace(work, config=replace(work.config, max_steps=PARITY_STEPS))
-    schedule, plan = schedule_of(work.components.scheduler_config), short.plan
+def same_chance(work: Work) -> tuple[Chance, list[list[int]]]:
+    """What the worker's own loop draws, and the pictures of each of its steps, for the peer to do the same."""
+    schedule, plan = schedule_of(work.components.scheduler_config), work.plan
 
     def same(step: int, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         draws = draw_step(
@@ -236,12 +239,14 @@ def compare_losses(work: Work) -> float:
         )
         return draws.jitter, draws.noise, schedule.times(draws.where)
 
-    def order() -> Iterator[list[int]]:
-        for step in range(1, plan.total_steps + 1):
-            yield list(plan.images_of(step))
+    return same, [list(plan.images_of(step)) for step in range(1, plan.total_steps + 1)]
 
+
+def compare_losses(work: Work) -> float:
+    """The largest relative difference between the two loops' losses over the first steps, given the same chance."""
+    short = replace(work, config=replace(work.config, max_steps=PARITY_STEPS))
     ours = list(atelier(short))[1:]
-    theirs = list(peer(short, same, list(order())))[1:]
+    theirs = list(peer(short, *same_chance(short)))[1:]
     assert len(ours) == len(theirs) == PARITY_STEPS
     return max(abs(one - two) / two for one, two in zip(ours, theirs, strict=True))
 
@@ -270,21 +275,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--compute", action="store_true", help="a wider UNet instead of the starter model's")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--compute", action="store_true", help="a wider UNet instead of the starter model's")
+    sizes.add_argument("--sd15", action="store_true", help="Stable Diffusion 1.5's configuration, random weights")
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    batch, side, count = (SD15_BATCH, SD15_SIDE, SD15_IMAGES) if arguments.sd15 else (BATCH, SIDE, IMAGES)
     config = TrainingConfig(
-        batch_size=BATCH, epochs=arguments.epochs, resolution=SIDE, seed=SEED, lora=LoraConfig(rank=RANK)
+        batch_size=batch, epochs=arguments.epochs, resolution=side, seed=SEED, lora=LoraConfig(rank=RANK)
     )
     with tempfile.TemporaryDirectory() as folder:
-        blobs = BlobStore(Path(folder))
-        work = Work(load(compute=arguments.compute), read_items(blobs), blobs, config)
+        blobs = BlobStore(Path(folder) / "blobs")
+        model = make_sd15(Path(folder) / "sd15") if arguments.sd15 else STARTER
+        work = Work(load(model, compute=arguments.compute), read_items(blobs, count), blobs, config)
         difference = compare_losses(work)
         if difference > PARITY:
             raise SystemExit(f"the loops do not learn the same: losses differ by {difference:.2g}")
         take_turns(work)  # does not count
         rounds = [take_turns(work) for _ in range(arguments.rounds)]
-    show(work, rounds, difference, name="train_lora_compute" if arguments.compute else "train_lora")
+    size = "_compute" if arguments.compute else "_sd15" if arguments.sd15 else ""
+    show(work, rounds, difference, name=f"train_lora{size}")
 
 
 def show(work: Work, rounds: list[dict[str, tuple[float, float]]], difference: float, *, name: str) -> None:

@@ -170,7 +170,7 @@ def orm(database: Path, blobs: BlobStore, files: Files) -> float:
     began = time.perf_counter()
     with Session(engine) as session:
         for name, data in files.fresh():
-            image = prepare(blobs, name, "", data)
+            image = prepare(blobs, name, "", data, limits=None)
             if not isinstance(image, NewImage):
                 raise RuntimeError(image.rule)
             session.add(ImageRow(**image_to_row(image), dataset_id=dataset_id, created_at=now()))

@@ -44,7 +44,7 @@ from services.trainer.worker.prepare import (
     with_resolution,
 )
 from services.trainer.worker.samples import DRAWN_AT_ONCE, draw
-from services.trainer.worker.state import Learner, make_learner
+from services.trainer.worker.state import Learner, make_learner, steps_inside_backward
 
 if TYPE_CHECKING:
     import torch
@@ -134,13 +134,12 @@ def _require_room(components: Components, method: Method, config: TrainingConfig
     learning = [components.denoiser] if trains_every_weight(method, config) else []
     learning += components.text_encoders if learning and config.train_text_encoder else []
     count = sum(parameter.numel() for model in learning for parameter in model.parameters())
-    per = (
-        4 + OPTIMIZER_BYTES[config.optimizer] + (4 if config.ema_decay else 0)
-    )  # the gradient, the optimizer, the mean
+    gradient = 0 if steps_inside_backward(config) and config.gradient_accumulation_steps == 1 else 4
+    per = gradient + OPTIMIZER_BYTES[config.optimizer] + (4 if config.ema_decay else 0)  # and the mean
     needed = components.memory_bytes + count * per
     if needed > total:
         message = f"training needs at least {_gigabytes(needed)} of memory on {components.device.type}"
-        rule = "train a LoRA, or choose an optimizer with less memory (adamw_8bit, adafactor)"
+        rule = "train a LoRA, or choose an optimizer with less memory (adamw_8bit, adafactor) and max_grad_norm 0"
         raise DoesNotFit(f"{message}, which has {_gigabytes(total)}: {rule}")
 
 
@@ -208,10 +207,8 @@ def _step(
         group["lr"] = 0.0
     with accelerator.autocast():
         loss = batch_loss(trainee, pictures, batch)
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(learner.parameters, config.max_grad_norm or float("inf"))
-    learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=not learner.is_flat)
+    learner.backward(accelerator, loss, is_last=True)
+    learner.finish_step(accelerator, config.max_grad_norm)
     if learner.average is not None:
         learner.average.update(1)
 

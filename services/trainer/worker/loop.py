@@ -56,22 +56,18 @@ def train(
     """
     import torch
 
-    parameters, optimizer = learner.parameters, learner.optimizer
-    max_norm = config.max_grad_norm or float("inf")
     trainee.set_mode(training=True)
     for step in range(after + 1, plan.total_steps + 1):
         meter.begin_step()
-        for group in optimizer.param_groups:
+        for group in learner.optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step) * group["ratio"]
         losses: list[torch.Tensor] = []
-        for batch in step_batches(step, pictures, objective, config, plan):
+        for batch, is_last in _with_last(step_batches(step, pictures, objective, config, plan)):
             with accelerator.autocast(), _dropout_from(config, step, len(losses)):
                 loss = batch_loss(trainee, pictures, batch)
-            accelerator.backward(loss)
+            learner.backward(accelerator, loss, is_last=is_last)
             losses.append(loss.detach())
-        norm = accelerator.clip_grad_norm_(parameters, max_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=not learner.is_flat)
+        norm = learner.finish_step(accelerator, config.max_grad_norm)
         if learner.average is not None:
             learner.average.update(step)
         images = len(plan.images_of(step))
@@ -79,6 +75,15 @@ def train(
             yield from meter.settle()
         else:
             yield None
+
+
+def _with_last(batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Each with whether it is the last, which is known when the next is asked for."""
+    before = next(batches)
+    for batch in batches:
+        yield before, False
+        before = batch
+    yield before, True
 
 
 def batch_loss(trainee: Trainee, pictures: TrainingSet, batch: Batch) -> "torch.Tensor":

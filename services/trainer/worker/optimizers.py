@@ -32,6 +32,10 @@ def make_optimizer(
     match config.optimizer:
         case Optimizer.ADAMW:
             return torch.optim.AdamW(given, lr=lr, weight_decay=decay, fused=True)
+        case Optimizer.ADAMW_8BIT if _are_on_a_cpu(groups):
+            from services.trainer.worker.eight_bit import EightBitAdamW
+
+            return EightBitAdamW(given, lr=lr, weight_decay=decay)
         case Optimizer.ADAMW_8BIT:
             try:
                 from bitsandbytes.optim.adamw import AdamW8bit
@@ -58,3 +62,7 @@ def make_optimizer(
                 given, lr=lr, weight_decay=decay, scale_parameter=False, relative_step=False, warmup_init=False
             )
             return factored
+
+
+def _are_on_a_cpu(groups: "Sequence[tuple[list[torch.nn.Parameter], float]]") -> bool:
+    return all(parameter.device.type == "cpu" for parameters, _ in groups for parameter in parameters)

@@ -8,7 +8,7 @@ libraries, training that goes on from a state ends with the very bytes of traini
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +17,7 @@ from services.common.blobs import BlobStore
 from services.common.errors import AtelierError, DataLoss
 from services.trainer.domain import Checkpoint, ModelFile, Optimizer, TrainingConfig
 from services.trainer.worker.average import Average
+from services.trainer.worker.fused import FusedStep
 from services.trainer.worker.methods import Trainee, sort_header
 from services.trainer.worker.optimizers import make_optimizer
 from services.trainer.worker.plan import Plan
@@ -45,6 +46,22 @@ class Learner:
     average: Average | None = None
     is_flat: bool = False
     """The parameters are views of few large ones, and so are their gradients, which stay."""
+    fused: FusedStep | None = None
+    """Where the backward pass applies the gradients itself."""
+
+    def backward(self, accelerator: "Accelerator", loss: "torch.Tensor", *, is_last: bool) -> None:
+        """The gradients of a part of a step; with those of the last part the step may be made."""
+        with self.fused.last_backward() if self.fused is not None and is_last else nullcontext():
+            accelerator.backward(loss)
+
+    def finish_step(self, accelerator: "Accelerator", max_grad_norm: float) -> "torch.Tensor":
+        """Makes the step, unless the backward pass has, and gives the norm that the gradients had; 0 clips nothing."""
+        if self.fused is not None:
+            return self.fused.norm()
+        norm: torch.Tensor = accelerator.clip_grad_norm_(self.parameters, max_grad_norm or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=not self.is_flat)
+        return norm
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -161,7 +178,15 @@ def make_learner(trainee: Trainee, config: TrainingConfig, plan: Plan, accelerat
     if accelerator.scaler is not None:  # its wrapper costs most of a millisecond a step; only fp16's scaling needs it
         optimizer = accelerator.prepare_optimizer(optimizer)
     average = Average(parameters, config.ema_decay) if config.ema_decay else None
-    return Learner(parameters, optimizer, accelerator.scaler, average, is_flat)
+    is_fused = not trainee.is_lora and accelerator.scaler is None and steps_inside_backward(config)
+    fused = FusedStep(parameters, optimizer) if is_fused else None
+    return Learner(parameters, optimizer, accelerator.scaler, average, is_flat, fused)
+
+
+def steps_inside_backward(config: TrainingConfig) -> bool:
+    """True where a whole model's gradients need not wait for one another: nothing is clipped by the norm of all, and
+    the optimizer is not Prodigy, whose step size comes from all of them."""
+    return not config.max_grad_norm and config.optimizer is not Optimizer.PRODIGY
 
 
 def as_one(parameters: "Sequence[torch.nn.Parameter]") -> "torch.nn.Parameter":

@@ -149,6 +149,12 @@ def test_the_same_job_learns_the_same_with_or_without_samples_and_checkpoints(ho
 RESUMABLE: dict[str, tuple[Method, dict[str, object]]] = {
     "lora": (Method.LORA, {"random_flip": True, "caption_dropout": 0.2, "lora": LoraConfig(rank=2, dropout=0.1)}),
     "text encoder too": (Method.LORA, {"train_text_encoder": True, "gradient_accumulation_steps": 2}),
+    "fused": (Method.FULL, {"max_grad_norm": 0.0, "train_text_encoder": True, "gradient_accumulation_steps": 2}),
+    "fused 8-bit AdamW": (
+        Method.FULL,
+        {"max_grad_norm": 0.0, "optimizer": Optimizer.ADAMW_8BIT, "gradient_checkpointing": True, "ema_decay": 0.9},
+    ),
+    "fused Adafactor": (Method.FULL, {"max_grad_norm": 0.0, "optimizer": Optimizer.ADAFACTOR}),
     "8-bit AdamW": (Method.FULL, {"optimizer": Optimizer.ADAMW_8BIT}),
     "Prodigy and EMA": (Method.LORA, {"optimizer": Optimizer.PRODIGY, "learning_rate": 1.0, "ema_decay": 0.9}),
     "Adafactor and EMA": (Method.FULL, {"optimizer": Optimizer.ADAFACTOR, "ema_decay": 0.9}),
