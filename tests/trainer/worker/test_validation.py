@@ -33,7 +33,7 @@ from services.trainer.worker.data import Item
 from services.trainer.worker.methods import make_trainee
 from services.trainer.worker.validation import Judge, hold_out, validation_loss
 from tests.trainer.worker.conftest import make_config, make_set
-from tests.trainer.worker.test_job import House, digests, house, last
+from tests.trainer.worker.test_job import House, house, last, tensors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -132,7 +132,7 @@ def test_without_patience_and_best_the_last_step_is_the_model(house: House) -> N
     assert [report.step for report in reports if isinstance(report, Validation)] == [5, 10, 12]
     assert last(reports).step == 12
     again = last(reports_of(house, rate=0.3, interval_steps=1, use_best=False))
-    assert digests(again) == digests(last(reports)), "measuring changes nothing that is trained"
+    assert tensors(house, again) == tensors(house, last(reports)), "measuring changes nothing that is trained"
 
 
 def test_the_last_step_is_the_model_where_it_is_the_best(house: House) -> None:
