@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from atelier.catalog.v1 import catalog_service_pb2 as pb
 from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
@@ -96,7 +96,7 @@ class Models:
             aside.unlink(missing_ok=True)
         return target
 
-    def import_lora(
+    def import_weights(
         self,
         path: str | Path,
         base_model: ModelRef,
@@ -106,10 +106,11 @@ class Models:
         license: str = "",
         description: str = "",
     ) -> Model:
-        """Takes in a LoRA that was made elsewhere, from a .safetensors file in diffusers' or kohya's layout.
+        """Takes in what was made elsewhere, from a .safetensors file: a LoRA in diffusers' or kohya's layout, or a
+        whole checkpoint, for which `base_model` is one of its family that has all but the weights.
 
         Named after the file where no name is given. Raises InvalidArgument for a file that is refused, NotFound,
-        FailedPrecondition for a LoRA of another family, OSError.
+        FailedPrecondition for another family than the base's, OSError.
         """
         file = Path(path)
         start = pb.ImportStart(
@@ -123,6 +124,55 @@ class Models:
         with file.open("rb"):
             pass  # an OSError inside the stream would only break it
         return self._catalog.call(self._stub.ImportModel, _import_parts(start, file), timeout=None, attempts=1).model
+
+    def import_lora(self, path: str | Path, base_model: ModelRef, **options: Any) -> Model:
+        """As `import_weights`, by the name that it had while LoRAs were all there was."""
+        return self.import_weights(path, base_model, **options)
+
+    def push(
+        self, model: ModelRef, repo_id: str, *, token: str = "", private: bool = False, commit_message: str = ""
+    ) -> pb.PushModelResponse:
+        """Puts a model with its card into a repository of a hub, made where it is not there.
+
+        `token` is one of the hub's, with the right to write; empty means the deployment's own. Raises NotFound,
+        FailedPrecondition, PermissionDenied, Unavailable.
+        """
+        request = pb.PushModelRequest(
+            model_id=self.id_of(model),
+            repo_id=repo_id,
+            token=token,
+            private=private,
+            commit_message=commit_message,
+        )
+        return self._catalog.call(self._stub.PushModel, request, timeout=None, attempts=1)
+
+    def pull(
+        self,
+        repo_id: str,
+        base_model: ModelRef,
+        *,
+        filename: str = "",
+        revision: str = "",
+        name: str = "",
+        trigger_words: Sequence[str] = (),
+        token: str = "",
+    ) -> pb.PullModelResponse:
+        """Takes a LoRA or a checkpoint out of a hub's repository, as `import_weights` takes a file.
+
+        `filename` may be left out where the top folder has one .safetensors file. Raises as `import_weights` and
+        `push`.
+        """
+        request = pb.PullModelRequest(
+            request_id=str(uuid.uuid4()),
+            repo_id=repo_id,
+            revision=revision,
+            filename=filename,
+            name=name,
+            base_model_id=self.id_of(base_model),
+            token=token,
+            trigger_words=trigger_words,
+        )
+        return self._catalog.call(self._stub.PullModel, request, timeout=None, attempts=1)
 
     def delete(self, model: ModelRef) -> None:
         """Raises NotFound, or FailedPrecondition while other models are built on it."""

@@ -20,6 +20,11 @@ from atelier_client.plain import short_name, to_plain
 
 app = typer.Typer(no_args_is_help=True, help="Base models, and what training made of them.")
 
+# From the environment, so that it stands in no shell's history.
+TokenOption = Annotated[
+    str, typer.Option(envvar="ATELIER_HUB_TOKEN", help="Of the hub; default: the deployment's own.", show_default=False)
+]
+
 
 @app.command("list")
 def list_(
@@ -99,19 +104,69 @@ def export(
 @app.command("import")
 def import_(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A LoRA as .safetensors.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A LoRA or a checkpoint as .safetensors.", show_default=False)],
     base_model: Annotated[str, typer.Option("--base-model", "-b", help="Id or name.")],
     name: Annotated[str, typer.Option(help="Default: the file's.")] = "",
     trigger_word: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
     license: Annotated[str, typer.Option(help="An SPDX identifier, or its name.")] = "",
     json: JsonOption = False,
 ) -> None:
-    """Take in a LoRA that was made elsewhere, in the layout of diffusers or of kohya's scripts."""
+    """Take in a LoRA (of diffusers or of kohya's scripts) or a whole checkpoint that was made elsewhere."""
     with session_of(context).client() as client:
-        made = client.models.import_lora(
+        made = client.models.import_weights(
             file, client.models.get(base_model), name=name, trigger_words=trigger_word or (), license=license
         )
+    _registered(made, json)
+
+
+@app.command()
+def push(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Id or name.", show_default=False)],
+    repository: Annotated[str, typer.Argument(help="For example someone/ink-style.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made.")] = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="The commit's.")] = "",
+    token: TokenOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Put a model with its card into a repository of a hub."""
+    with session_of(context).client() as client:
+        wanted = client.models.get(model)
+        pushed = client.models.push(wanted, repository, token=token, private=private, commit_message=message)
     if json:
+        print_json(pushed)
+    else:
+        out.print(f"{pushed.url} at {pushed.commit[:8]}", markup=False)
+
+
+@app.command()
+def pull(
+    context: typer.Context,
+    repository: Annotated[str, typer.Argument(help="For example someone/ink-style.", show_default=False)],
+    base_model: Annotated[str, typer.Option("--base-model", "-b", help="Id or name.")],
+    file: Annotated[str, typer.Option(help="Default: the only .safetensors of the top folder.")] = "",
+    revision: Annotated[str, typer.Option(help="A branch, tag or commit.")] = "main",
+    name: Annotated[str, typer.Option(help="Default: the repository's.")] = "",
+    trigger_word: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    token: TokenOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Take a LoRA or a checkpoint out of a repository of a hub."""
+    with session_of(context).client() as client:
+        made = client.models.pull(
+            repository,
+            client.models.get(base_model),
+            filename=file,
+            revision=revision,
+            name=name,
+            trigger_words=trigger_word or (),
+            token=token,
+        ).model
+    _registered(made, json)
+
+
+def _registered(made: Model, as_json: bool) -> None:
+    if as_json:
         print_json(made)
     else:
         out.print(f"Model {made.id} {made.name!r} is registered.", markup=False)

@@ -1,6 +1,6 @@
 import { useMutation, useQuery } from "@connectrpc/connect-query";
 import { Anchor, Badge, Button, Paper, SimpleGrid, Skeleton, Stack, Text, Title } from "@mantine/core";
-import { IconBrush, IconPencil, IconSchool, IconTrash } from "@tabler/icons-react";
+import { IconBrush, IconCloudUpload, IconPencil, IconSchool, IconTrash } from "@tabler/icons-react";
 import { type ReactNode, useState } from "react";
 import { Link, useLocation } from "wouter";
 import { Failed } from "../api/Failed";
@@ -16,6 +16,7 @@ import { TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import { useSpeech } from "../i18n";
 import { Export } from "./Export";
 import { ModelForm } from "./ModelForm";
+import { PushForm } from "./PushForm";
 import { TrainingSamples } from "./TrainingSamples";
 import classes from "./Models.module.css";
 
@@ -43,7 +44,7 @@ interface OneProps {
 function One({ model, lineage, refetch }: OneProps) {
   const { words } = useSpeech();
   const [, go] = useLocation();
-  const [dialog, setDialog] = useState<"edit" | "delete" | null>(null);
+  const [dialog, setDialog] = useState<"edit" | "push" | "delete" | null>(null);
   const remove = useMutation(CatalogService.method.deleteModel);
   const draws = useQuery(GeneratorService.method.getGeneratorCapabilities, {}).data?.families.includes(model.family);
   const trains = useQuery(TrainerService.method.getTrainerCapabilities, {}).data?.families.includes(model.family);
@@ -71,6 +72,15 @@ function One({ model, lineage, refetch }: OneProps) {
             </Button>
           )}
           <Export model={model} />
+          {model.weights.case === "stored" && (
+            <Button
+              variant="default"
+              leftSection={<IconCloudUpload size={16} aria-hidden />}
+              onClick={() => setDialog("push")}
+            >
+              {words.models.push}
+            </Button>
+          )}
           <Button variant="default" leftSection={<IconPencil size={16} aria-hidden />} onClick={() => setDialog("edit")}>
             {words.models.edit}
           </Button>
@@ -100,6 +110,7 @@ function One({ model, lineage, refetch }: OneProps) {
           }}
         />
       )}
+      {dialog === "push" && <PushForm model={model} onClose={() => setDialog(null)} />}
       {dialog === "edit" && (
         <ModelForm
           model={model}

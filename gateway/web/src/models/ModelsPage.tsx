@@ -1,24 +1,40 @@
-import { Anchor, Badge, Paper, ScrollArea, SegmentedControl, Skeleton, Table, Text, VisuallyHidden } from "@mantine/core";
+import { Anchor, Badge, Button, Paper, ScrollArea, SegmentedControl, Skeleton, Table, Text, VisuallyHidden } from "@mantine/core";
+import { IconCloudDownload } from "@tabler/icons-react";
 import { useMemo, useState } from "react";
-import { Link } from "wouter";
+import { Link, useLocation } from "wouter";
 import { Failed } from "../api/Failed";
 import { Empty, Page } from "../app/Page";
-import { type Model, ModelType } from "../gen/atelier/catalog/v1/model_pb";
+import { type Model, ModelType, WeightsLayout } from "../gen/atelier/catalog/v1/model_pb";
 import { useSpeech } from "../i18n";
 import { useModels } from "../training/names";
+import { PullForm } from "./PullForm";
 import classes from "./Models.module.css";
 
 export default function ModelsPage() {
   const { words } = useSpeech();
   const { models, isSuccess, error, refetch } = useModels();
   const [type, setType] = useState("0");
+  const [pulling, setPulling] = useState(false);
+  const [, go] = useLocation();
+  const bases = models.filter((model) => model.layout !== WeightsLayout.LORA);
   const names = useMemo(() => new Map(models.map(({ id, name }) => [id, name])), [models]);
   const types = [ModelType.BASE_MODEL, ModelType.LORA, ModelType.DREAMBOOTH, ModelType.FULL].filter((each) =>
     models.some((model) => model.type === each),
   );
   const shown = models.filter((model) => type === "0" || String(model.type) === type).toSorted(newestFirst);
   return (
-    <Page title={words.models.title} intro={words.models.intro}>
+    <Page
+      title={words.models.title}
+      intro={words.models.intro}
+      actions={
+        bases.length > 0 && (
+          <Button variant="default" leftSection={<IconCloudDownload size={16} aria-hidden />} onClick={() => setPulling(true)}>
+            {words.models.pull}
+          </Button>
+        )
+      }
+    >
+      {pulling && <PullForm bases={bases} onClose={() => setPulling(false)} onPulled={(id) => go(`/models/${id}`)} />}
       {error !== null && error !== undefined && <Failed error={error} retry={refetch} />}
       {!isSuccess && !error && <Skeleton height={200} />}
       {isSuccess && models.length === 0 && <Empty title={words.models.emptyTitle} hint={words.models.emptyHint} />}
