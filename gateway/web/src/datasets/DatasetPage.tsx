@@ -12,7 +12,7 @@ import { Confirm } from "../app/Confirm";
 import { notify } from "../app/notify";
 import { Empty, Page } from "../app/Page";
 import { CatalogService, type RefreshDatasetResponse } from "../gen/atelier/catalog/v1/catalog_service_pb";
-import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
+import { DatasetType, type Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
 import { each } from "../lib/retry";
 import { BulkCaptions } from "./BulkCaptions";
@@ -190,7 +190,7 @@ export default function DatasetPage({ id }: { id: number }) {
           onClose={() => setInspecting(false)}
         />
       )}
-      <UploadPanel datasetId={id} onLanded={landed} />
+      <UploadPanel datasetId={id} video={dataset.data?.dataset?.type === DatasetType.VIDEO} onLanded={landed} />
       {images.error && <Failed error={images.error} retry={() => void images.refetch()} />}
       {images.total === 0 && images.isSuccess ? (
         <Empty title={words.datasets.imagesEmptyTitle} hint={words.datasets.imagesEmptyHint} />
