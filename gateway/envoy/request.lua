@@ -63,6 +63,8 @@ local function torn(request, headers, kind)
   end
 end
 
+local NOTES = "atelier" -- what a response is to know of its request
+
 function envoy_on_request(request)
   local headers = request:headers()
   local origin = headers:get("origin")
@@ -85,7 +87,11 @@ function envoy_on_request(request)
     headers:replace(":path", "/api-docs.html") -- shows /api/openapi.json
   elseif path then
     if query ~= "" then
-      headers:replace(":path", path .. "?" .. with_full_names(path:gsub("/$", ""), query))
+      query = with_full_names(path:gsub("/$", ""), query)
+      headers:replace(":path", path .. "?" .. query)
+      if query:find("IMAGE_VARIANT_MASK", 1, true) then
+        request:streamInfo():dynamicMetadata():set(NOTES, "changes", true)
+      end
     end
   elseif WEB and is_page(headers:get(":method"), whole) then
     headers:replace("x-envoy-original-path", whole) -- for the access log
@@ -93,10 +99,11 @@ function envoy_on_request(request)
   end
 end
 
--- A picture's bytes never change under its id, so a page that shows it again need not fetch it again.
+-- A picture's bytes never change under its id, so a page that shows it again need not fetch it again. Its mask may.
 function envoy_on_response(response)
   local headers = response:headers()
   if headers:get(":status") == "200" and (headers:get("content-type") or ""):match("^image/") and not headers:get("cache-control") then
-    headers:add("cache-control", "private, max-age=86400")
+    local notes = response:streamInfo():dynamicMetadata():get(NOTES) or {}
+    headers:add("cache-control", notes["changes"] and "no-cache" or "private, max-age=86400")
   end
 end

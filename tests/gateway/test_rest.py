@@ -53,7 +53,10 @@ def test_a_mask_is_put_shown_and_deleted(http: Http, dataset: int) -> None:
     assert put.json["image"]["mask_sha256"]
     mask = http("GET", f"/api/images/{image['id']}/content?variant=IMAGE_VARIANT_MASK")
     assert mask.headers["content-type"] == "image/png"
+    assert mask.headers["cache-control"] == "no-cache", "another mask may be put in its place"
     assert Image.open(io.BytesIO(mask.body)).mode == "L"
+    picture = http("GET", f"/api/images/{image['id']}/content")
+    assert picture.headers["cache-control"] == "private, max-age=86400"
     assert http("DELETE", f"/api/images/{image['id']}/mask").json["image"]["mask_sha256"] == ""
     assert http("GET", f"/api/images/{image['id']}/content?variant=IMAGE_VARIANT_MASK").status == 404
 

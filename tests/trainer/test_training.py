@@ -82,7 +82,7 @@ async def test_the_answer_shows_every_default(client: Client) -> None:
     assert config.HasField("seed")
     assert not config.HasField("dreambooth")
     assert not config.HasField("max_steps")
-    unset = {"max_steps", "dreambooth", "mixed_precision", "trigger_word", "device", "prediction_type"}
+    unset = {"max_steps", "dreambooth", "mixed_precision", "trigger_word", "device", "prediction_type", "video"}
     shown = {field.name for field, _ in config.ListFields()}
     assert {field.name for field in config.DESCRIPTOR.fields} - shown == unset
 

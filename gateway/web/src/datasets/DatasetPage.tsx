@@ -212,7 +212,7 @@ export default function DatasetPage({ id }: { id: number }) {
           onClose={() => setCaptioning(false)}
         />
       )}
-      <UploadPanel datasetId={id} onLanded={landed} />
+      <UploadPanel datasetId={id} video={dataset.data?.dataset?.type === DatasetType.VIDEO} onLanded={landed} />
       {images.error && <Failed error={images.error} retry={() => void images.refetch()} />}
       {images.total === 0 && images.isSuccess ? (
         <Empty title={words.datasets.imagesEmptyTitle} hint={words.datasets.imagesEmptyHint} />

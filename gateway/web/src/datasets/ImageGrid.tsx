@@ -5,6 +5,7 @@ import { memo, useEffect, useRef, useState } from "react";
 import { thumbnailUrl } from "../api/transport";
 import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
+import { isClip, seconds } from "./clips";
 import classes from "./ImageGrid.module.css";
 
 const GAP = 12;
@@ -103,7 +104,7 @@ interface TileProps {
 }
 
 const Tile = memo(function Tile({ image, index, side, selected, onSelect, onOpen }: TileProps) {
-  const { words } = useSpeech();
+  const { words, format } = useSpeech();
   return (
     <div className={classes.tile} data-selected={selected || undefined}>
       <button
@@ -120,6 +121,7 @@ const Tile = memo(function Tile({ image, index, side, selected, onSelect, onOpen
         onChange={(event) => onSelect(image.id, event.currentTarget.checked)}
         aria-label={words.images.select(image.filename)}
       />
+      {isClip(image) && <span className={classes.length}>{words.images.seconds(format.decimal(seconds(image)))}</span>}
       <div className={classes.caption} title={image.caption || undefined} data-empty={image.caption ? undefined : true}>
         {image.caption || words.images.noCaption}
       </div>

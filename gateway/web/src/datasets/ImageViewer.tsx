@@ -8,7 +8,9 @@ import { originalUrl } from "../api/transport";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
+import { isClip, isFilm } from "./clips";
 import classes from "./ImageViewer.module.css";
+import { Mask } from "./Mask";
 
 interface ImageViewerProps {
   image: Image;
@@ -21,7 +23,7 @@ interface ImageViewerProps {
   onDelete: () => void;
 }
 
-/** One picture in full, with its caption to edit. */
+/** One picture or clip in full, with its caption to edit. */
 export function ImageViewer({ image, place, previous, next, onClose, onChanged, onDelete }: ImageViewerProps) {
   const { words, format } = useSpeech();
   const [caption, setCaption] = useState(image.caption);
@@ -52,7 +54,11 @@ export function ImageViewer({ image, place, previous, next, onClose, onChanged, 
           <ActionIcon variant="default" size="lg" disabled={!previous} onClick={previous} aria-label={words.images.previous}>
             <IconChevronLeft size={20} aria-hidden />
           </ActionIcon>
-          <img src={originalUrl(image.id)} alt={image.caption || image.filename} className={classes.picture} />
+          {isFilm(image) ? (
+            <video src={originalUrl(image.id)} aria-label={image.caption || image.filename} className={classes.picture} controls autoPlay loop muted />
+          ) : (
+            <img src={originalUrl(image.id)} alt={image.caption || image.filename} className={classes.picture} />
+          )}
           <ActionIcon variant="default" size="lg" disabled={!next} onClick={next} aria-label={words.images.next}>
             <IconChevronRight size={20} aria-hidden />
           </ActionIcon>
@@ -60,11 +66,13 @@ export function ImageViewer({ image, place, previous, next, onClose, onChanged, 
         <Group justify="space-between">
           <Text size="sm" c="dimmed">
             {place} · {image.width} × {image.height} · {format.bytes(image.sizeBytes)}
+            {isClip(image) && ` · ${words.images.frames(image.numFrames, format.decimal(image.framesPerSecond))}`}
           </Text>
           <Anchor size="sm" href={originalUrl(image.id)} target="_blank" rel="noreferrer">
             {words.images.original}
           </Anchor>
         </Group>
+        {!isClip(image) && <Mask image={image} onChanged={onChanged} />}
         <Textarea
           label={words.images.caption}
           description={words.images.captionHint}

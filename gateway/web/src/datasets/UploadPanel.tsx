@@ -11,8 +11,18 @@ import { useUploads } from "./useUploads";
 const ROWS = 60;
 type Landed = (images: readonly Image[]) => void;
 
-/** Where pictures are dropped or picked, and how each of them fares. */
-export function UploadPanel({ datasetId, onLanded }: { datasetId: number; onLanded: Landed }) {
+const PICTURES = "image/jpeg,image/png,image/webp,.txt,.caption";
+const CLIPS = "video/mp4,video/webm,video/quicktime,image/gif,image/webp,.txt,.caption";
+
+interface UploadPanelProps {
+  datasetId: number;
+  /** It takes clips. */
+  video: boolean;
+  onLanded: Landed;
+}
+
+/** Where pictures or clips are dropped or picked, and how each of them fares. */
+export function UploadPanel({ datasetId, video, onLanded }: UploadPanelProps) {
   const { words } = useSpeech();
   const [over, setOver] = useState(false);
   const { uploads, add, retry, stop, clear } = useUploads(datasetId, onLanded);
@@ -43,13 +53,13 @@ export function UploadPanel({ datasetId, onLanded }: { datasetId: number; onLand
           <Group gap="md" wrap="nowrap" miw={0}>
             <IconUpload size={32} stroke={1.5} aria-hidden className={classes.icon} />
             <div>
-              <Text fw={600}>{words.upload.drop}</Text>
+              <Text fw={600}>{video ? words.upload.dropClips : words.upload.drop}</Text>
               <Text size="sm" c="dimmed">
-                {words.upload.or}
+                {video ? words.upload.orClips : words.upload.or}
               </Text>
             </div>
           </Group>
-          <FileButton multiple accept="image/jpeg,image/png,image/webp,.txt,.caption" onChange={(files) => void take(files)}>
+          <FileButton multiple accept={video ? CLIPS : PICTURES} onChange={(files) => void take(files)}>
             {(props) => (
               <Button {...props} variant="light">
                 {words.upload.pick}
@@ -58,19 +68,20 @@ export function UploadPanel({ datasetId, onLanded }: { datasetId: number; onLand
           </FileButton>
         </Group>
       </Paper>
-      {uploads.length > 0 && <Uploads uploads={uploads} retry={retry} stop={stop} clear={clear} />}
+      {uploads.length > 0 && <Uploads uploads={uploads} video={video} retry={retry} stop={stop} clear={clear} />}
     </Stack>
   );
 }
 
 interface UploadsProps {
   uploads: readonly Upload[];
+  video: boolean;
   retry: () => void;
   stop: (words: string) => void;
   clear: () => void;
 }
 
-function Uploads({ uploads, retry, stop, clear }: UploadsProps) {
+function Uploads({ uploads, video, retry, stop, clear }: UploadsProps) {
   const { words, format } = useSpeech();
   const sum = summarize(uploads);
   const rows = shown(uploads, ROWS);
@@ -122,7 +133,7 @@ function Uploads({ uploads, retry, stop, clear }: UploadsProps) {
               <li key={upload.id} className={classes.row} data-state={upload.state}>
                 <span className={classes.name}>{upload.name}</span>
                 <span className={classes.state}>
-                  {upload.state === "sending" ? format.percent(upload.share) : describe(upload, words.upload)}
+                  {upload.state === "sending" ? format.percent(upload.share) : describe(upload, video, words.upload)}
                 </span>
               </li>
             ))}
@@ -138,8 +149,8 @@ function Uploads({ uploads, retry, stop, clear }: UploadsProps) {
   );
 }
 
-function describe(upload: Upload, words: ReturnType<typeof useSpeech>["words"]["upload"]): string {
-  if (upload.state === "refused") return words.reasons[upload.reason] ?? upload.message;
+function describe(upload: Upload, video: boolean, words: ReturnType<typeof useSpeech>["words"]["upload"]): string {
+  if (upload.state === "refused") return (video ? words.clipReasons : words.reasons)[upload.reason] ?? upload.message;
   if (upload.state === "failed") return upload.message || words.failed(1);
   return words[upload.state];
 }

@@ -24,6 +24,14 @@ test("a picture takes the caption of the text file of its name, and a caption al
   expect(pictures.map(({ file, caption }) => [file.name, caption])).toEqual([["a.png", "a red apple"], ["b.webp", ""]]);
 });
 
+test("a mask goes with the picture of its name, and is a picture where there is none", async () => {
+  const names = ["a.png", "a-masklabel.png", "b.jpg", "b.mask.png", "c-masklabel.png"];
+  const pictures = await pairCaptions(names.map((name) => new File(["x"], name)));
+  expect(pictures.map(({ file, mask }) => [file.name, mask?.name])).toEqual([
+    ["a.png", "a-masklabel.png"], ["b.jpg", "b.mask.png"], ["c-masklabel.png", undefined],
+  ]);
+});
+
 test("find and replace comes before the prefix, takes every occurrence, and $ is a dollar", () => {
   expect(edited("a cat, a cat", { prefix: "sks ", find: "cat", replace: "$& dog" })).toBe("sks a $& dog, a $& dog");
 });

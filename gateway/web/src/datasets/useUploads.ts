@@ -95,6 +95,11 @@ export function useUploads(datasetId: number, onLanded: (images: readonly Image[
   return { uploads, add, retry, stop, clear };
 }
 
+/** A file as the contract carries it. */
+export async function contentOf(file: File): Promise<{ contentType: string; data: Uint8Array<ArrayBuffer> }> {
+  return { contentType: file.type || "application/octet-stream", data: new Uint8Array(await file.arrayBuffer()) };
+}
+
 /** Sends one file, again for as long as the way to the server is lost, and tells what has come of it. */
 async function sendPicture(
   datasetId: number,
@@ -105,14 +110,15 @@ async function sendPicture(
 ): Promise<Partial<Upload> & { image?: Image | undefined }> {
   const transport = createGrpcWebTransport({ baseUrl: location.origin, fetch: fetchWithProgress(onProgress) });
   const catalog = createClient(CatalogService, transport);
-  const { file, caption } = picture;
+  const { file, caption, mask } = picture;
   for (let attempt = 1; ; attempt += 1) {
     try {
       // tries follow one another
-      const data = new Uint8Array(await file.arrayBuffer());
-      const content = { contentType: file.type || "application/octet-stream", data };
+      const content = await contentOf(file);
       const { image } = await catalog.uploadImage({ datasetId, requestId, filename: file.name, caption, content }, { signal });
-      return { state: "done", share: 1, image };
+      if (!mask || !image) return { state: "done", share: 1, image };
+      const masked = await catalog.setImageMask({ imageId: image.id, content: await contentOf(mask) }, { signal });
+      return { state: "done", share: 1, image: masked.image };
     } catch (error) {
       if (signal.aborted || attempt === TRIES || !isTransient(error)) return outcome(failureOf(error));
       await wait(backoff(attempt), signal);

@@ -41,7 +41,7 @@ export function DreamBoothFields({ datasets, ...props }: FieldsProps & { dataset
 }
 
 /** The rest of the configuration, with this deployment's defaults. */
-export function AdvancedFields(props: FieldsProps) {
+export function AdvancedFields({ video, ...props }: FieldsProps & { video: boolean }) {
   const { words } = useSpeech();
   const { amount, flag, text } = useFields(props);
   const { draft, set, problem } = props;
@@ -84,7 +84,7 @@ export function AdvancedFields(props: FieldsProps) {
       <Checkbox label={t.flip} {...flag("flip")} />
       <Checkbox label={t.checkpointing} {...flag("checkpointing")} />
       <Checkbox label={t.textEncoder} {...flag("textEncoder")} />
-      <Textarea label={t.samplePrompts} autosize minRows={2} {...text("samplePrompts")} />
+      {!video && <Textarea label={t.samplePrompts} autosize minRows={2} {...text("samplePrompts")} />}
       <SimpleGrid style={{ alignItems: "end" }} cols={{ base: 1, xs: 3 }}>
         <NumberInput label={t.sampleEvery} description={t.sampleEveryHint} {...amount("sampleEvery")} allowDecimal={false} />
         <NumberInput label={t.checkpointEvery} description={t.checkpointEveryHint} {...amount("checkpointEvery")} allowDecimal={false} />

@@ -7,8 +7,8 @@ import { Failed } from "../api/Failed";
 import { FormButtons } from "../app/FormButtons";
 import { Empty } from "../app/Page";
 import { useFirstError } from "../app/useFirstError";
-import type { Dataset } from "../gen/atelier/catalog/v1/dataset_pb";
-import { type Model, ModelType } from "../gen/atelier/catalog/v1/model_pb";
+import { type Dataset, DatasetType } from "../gen/atelier/catalog/v1/dataset_pb";
+import { type Model, ModelCategory, ModelType } from "../gen/atelier/catalog/v1/model_pb";
 import { type GetTrainerCapabilitiesResponse, TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import type { TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
@@ -17,6 +17,7 @@ import { type Draft, draftOf, estimateOf, FIELDS, requestOf } from "./draft";
 import { Estimate } from "./Estimate";
 import { useDatasets, useModels } from "./names";
 import { TECHNIQUES, TechniqueFields, VALIDATION, ValidationFields } from "./TechniqueFields";
+import { VIDEO, VideoFields } from "./VideoFields";
 
 interface JobFormProps {
   datasetId?: number;
@@ -65,7 +66,7 @@ export function JobForm({ datasetId, baseModelId, onClose, onCreated }: JobFormP
           able={able}
           datasets={datasets.datasets}
           bases={bases}
-          datasetId={datasetId ?? datasets.datasets.find((each) => each.numItems > 0n)?.id}
+          datasetId={datasetId}
           baseModelId={baseModelId}
           onClose={onClose}
           onCreated={onCreated}
@@ -81,11 +82,27 @@ interface FieldsProps extends JobFormProps {
   bases: readonly Model[];
 }
 
+/** A model that draws clips learns from clips, and the others from pictures. */
+function fits(dataset: Dataset, base: Model): boolean {
+  return (dataset.type === DatasetType.VIDEO) === (base.category === ModelCategory.VIDEO);
+}
+
+/** The id of the first dataset that a model can learn from; 0 where there is none. */
+function firstFor(base: Model, datasets: readonly Dataset[]): number {
+  return datasets.find((each) => each.numItems > 0n && fits(each, base))?.id ?? 0;
+}
+
 function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCreated }: FieldsProps) {
   const { words } = useSpeech();
   // A model whose weights are here before one that is gigabytes to download.
-  const base = bases.find((model) => model.id === baseModelId) ?? bases.find((model) => model.weights.case === "stored") ?? bases[0];
-  const [draft, setDraft] = useState<Draft>(() => draftOf(able.defaults, datasetId ?? 0, base?.id ?? 0));
+  const [draft, setDraft] = useState<Draft>(() => {
+    const asked = datasets.find((each) => each.id === datasetId);
+    const fitting = asked ? bases.filter((model) => fits(asked, model)) : bases;
+    const base = bases.find((model) => model.id === baseModelId) ?? fitting.find((model) => model.weights.case === "stored") ?? fitting[0] ?? bases[0];
+    return draftOf(able.defaults, asked?.id ?? (base ? firstFor(base, datasets) : 0), base?.id ?? 0);
+  });
+  const base = bases.find((model) => model.id === draft.baseModelId);
+  const video = base?.category === ModelCategory.VIDEO;
   const [requestId, setRequestId] = useState(() => crypto.randomUUID());
   const create = useMutation(TrainerService.method.createTrainingJob);
   const estimate = useMutation(TrainerService.method.estimateTrainingJob);
@@ -103,7 +120,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
   const submit = async (start: boolean) => {
     estimate.reset();
     try {
-      const { job } = await create.mutateAsync(requestOf(draft, requestId, start));
+      const { job } = await create.mutateAsync(requestOf(draft, requestId, start, video));
       if (job) onCreated(job);
     } catch {
       // Shown from the mutation's own error.
@@ -111,7 +128,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
   };
   const fields = { draft, set, problem };
   const [open, setOpen] = useState<string[]>([]);
-  const troubled = (Object.keys(FIELDS) as (keyof Draft)[]).filter((name) => FIELDS[name].startsWith("config.") && problem(name));
+  const troubled = (Object.keys(FIELDS) as (keyof Draft)[]).filter((name) => FIELDS[name].startsWith("config.") && !VIDEO.includes(name) && problem(name));
   const sections = troubled.map((name) => (TECHNIQUES.includes(name) ? "techniques" : VALIDATION.includes(name) ? "validation" : "advanced"));
   return (
     <form
@@ -130,10 +147,12 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
             allowDeselect={false}
             value={draft.datasetId ? String(draft.datasetId) : null}
             onChange={(value) => set("datasetId", Number(value))}
-            data={datasets.map((each) => ({
-              value: String(each.id),
-              label: `${each.name} (${words.common.images(Number(each.numItems))})`,
-            }))}
+            data={datasets
+              .filter((each) => each.id === draft.datasetId || !base || fits(each, base))
+              .map((each) => ({
+                value: String(each.id),
+                label: `${each.name} (${words.common.images(Number(each.numItems))})`,
+              }))}
             error={problem("datasetId")}
           />
           <Select
@@ -141,7 +160,11 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
             searchable
             allowDeselect={false}
             value={String(draft.baseModelId)}
-            onChange={(value) => set("baseModelId", Number(value))}
+            onChange={(value) => {
+              set("baseModelId", Number(value));
+              const next = bases.find((model) => model.id === Number(value));
+              if (next && chosen && !fits(chosen, next)) set("datasetId", firstFor(next, datasets));
+            }}
             data={bases.map((model) => ({ value: String(model.id), label: model.name }))}
             error={problem("baseModelId")}
           />
@@ -179,6 +202,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
           onChange={(event) => set("outputName", event.currentTarget.value)}
         />
         <DreamBoothFields {...fields} datasets={datasets.filter((each) => each.numItems > 0n && each.id !== draft.datasetId)} />
+        {video && <VideoFields {...fields} />}
         <Accordion
           variant="contained"
           multiple
@@ -188,7 +212,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
           <Accordion.Item value="advanced">
             <Accordion.Control>{words.training.advanced}</Accordion.Control>
             <Accordion.Panel>
-              <AdvancedFields {...fields} />
+              <AdvancedFields {...fields} video={video} />
             </Accordion.Panel>
           </Accordion.Item>
           <Accordion.Item value="techniques">
@@ -211,7 +235,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
             loading={estimate.isPending}
             onClick={() => {
               create.reset();
-              estimate.mutate(estimateOf(draft));
+              estimate.mutate(estimateOf(draft, video));
             }}
           >
             {words.training.estimate}

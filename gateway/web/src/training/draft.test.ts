@@ -5,8 +5,8 @@ import { PredictionType, TrainingConfigSchema, TrainingMethod } from "../gen/ate
 import { type Draft, draftOf, FIELDS, requestOf } from "./draft";
 
 const defaults = create(TrainingConfigSchema, { learningRate: 1e-4, batchSize: 4, epochs: 10, lora: { rank: 4 } });
-const made = (changes: Partial<Draft>) =>
-  create(CreateTrainingJobRequestSchema, requestOf({ ...draftOf(defaults, 7, 4), ...changes }, "id", false));
+const made = (changes: Partial<Draft>, video = false) =>
+  create(CreateTrainingJobRequestSchema, requestOf({ ...draftOf(defaults, 7, 4), ...changes }, "id", false, video));
 
 test("the form begins with the deployment's defaults and asks for them", () => {
   const { config, datasetId, baseModelId } = made({});
@@ -59,4 +59,12 @@ test("every field of the form names a field that is in the contract", () => {
       message = field?.message as typeof message;
     }
   }
+});
+
+test("settings of clips are of models that draw clips, and prompts of the others", () => {
+  const asked = { frames: 8, sampleClips: 2, samplePrompts: "a cat" } as const;
+  const clips = made(asked, true).config;
+  expect([clips?.video?.numFrames, clips?.samples?.clips, clips?.samples?.prompts]).toEqual([8, 2, []]);
+  const pictures = made(asked).config;
+  expect([pictures?.video, pictures?.samples?.clips, pictures?.samples?.prompts]).toEqual([undefined, undefined, ["a cat"]]);
 });

@@ -67,6 +67,11 @@ export interface Draft {
   measureEvery: Amount;
   patience: Amount;
   useBest: boolean;
+  frames: Amount;
+  fps: Amount;
+  motion: Amount;
+  firstNoise: Amount;
+  sampleClips: Amount;
 }
 
 /** The proto field of each field of the form: where the server's messages about it are shown. */
@@ -122,6 +127,11 @@ export const FIELDS: Record<keyof Draft, string> = {
   measureEvery: "config.validation.interval_steps",
   patience: "config.validation.patience",
   useBest: "config.validation.use_best",
+  frames: "config.video.num_frames",
+  fps: "config.video.frames_per_second",
+  motion: "config.video.motion_bucket_id",
+  firstNoise: "config.video.noise_augmentation",
+  sampleClips: "config.samples.clips",
 };
 
 /** A form filled with what this deployment does by default. */
@@ -179,6 +189,11 @@ export function draftOf(defaults: TrainingConfig | undefined, datasetId: number,
     measureEvery: "",
     patience: "",
     useBest: false,
+    frames: config.video?.numFrames ?? "",
+    fps: config.video?.framesPerSecond ?? "",
+    motion: config.video?.motionBucketId ?? "",
+    firstNoise: config.video?.noiseAugmentation ?? "",
+    sampleClips: "",
   };
 }
 
@@ -191,14 +206,17 @@ type Request = MessageInitShape<typeof CreateTrainingJobRequestSchema>;
 type EstimateRequest = MessageInitShape<typeof EstimateTrainingJobRequestSchema>;
 
 /** What the form stands for, without what only a job has. */
-export function estimateOf(draft: Draft): EstimateRequest {
-  const { datasetId, baseModelId, method, config } = requestOf(draft, "", false);
+export function estimateOf(draft: Draft, video: boolean): EstimateRequest {
+  const { datasetId, baseModelId, method, config } = requestOf(draft, "", false, video);
   return { datasetId, baseModelId, method, config };
 }
 
-/** The request that a form stands for: empty fields are unset, and what the method does not read is left out. */
-export function requestOf(draft: Draft, requestId: string, start: boolean): Request {
-  const prompts = draft.samplePrompts.split("\n").map((line) => line.trim()).filter(Boolean);
+/**
+ * The request that a form stands for: empty fields are unset, and what the method does not read is left out. `video`:
+ * the base model draws clips.
+ */
+export function requestOf(draft: Draft, requestId: string, start: boolean, video: boolean): Request {
+  const prompts = video ? [] : draft.samplePrompts.split("\n").map((line) => line.trim()).filter(Boolean);
   const dreambooth = draft.method === TrainingMethod.DREAMBOOTH;
   const adapts = adaptsOnly(draft);
   return {
@@ -262,7 +280,15 @@ export function requestOf(draft: Draft, requestId: string, start: boolean): Requ
             full: draft.dreamboothFull,
           }
         : undefined,
-      samples: { prompts, intervalSteps: given(draft.sampleEvery) },
+      video: video
+        ? {
+            numFrames: given(draft.frames),
+            framesPerSecond: given(draft.fps),
+            motionBucketId: given(draft.motion),
+            noiseAugmentation: given(draft.firstNoise),
+          }
+        : undefined,
+      samples: { prompts, intervalSteps: given(draft.sampleEvery), clips: video ? given(draft.sampleClips) : undefined },
       checkpoints: { intervalSteps: given(draft.checkpointEvery), keep: given(draft.keep) },
     },
   };
