@@ -92,7 +92,7 @@ def run_job(
         yield Log(LogLevel.INFO, f"{num_held_out} of the {len(items)} pictures are held out for validation")
     captions = captions_for(method, config, [item.caption for item in items])
     preparing = make_training_set(
-        components, method, config, items, captions, places.blobs, device, precision, num_held_out
+        components, method, config, items, captions, places.blobs, device, precision, num_held_out, places.scratch
     )
     pictures = yield from _unless(pausing, preparing)
     if pictures is None:

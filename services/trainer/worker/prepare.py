@@ -1,7 +1,7 @@
 """What must be there before the first step: the model, the pictures' latents, the captions' embeddings."""
 
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ from services.diffusion.weights import fetch_hub, materialise
 from services.trainer.domain import Loading, LoadingStage, Method, Report, TrainingConfig
 from services.trainer.worker import hardware
 from services.trainer.worker.assignment import BaseModel
-from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
-from services.trainer.worker.data import Item, Pictures, read_pictures
+from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, read_captions
+from services.trainer.worker.data import Item, Pictures, in_parts, read_pictures
 from services.trainer.worker.samples import draw
 from services.trainer.worker.seeds import derive_seed
 
@@ -70,9 +70,10 @@ def make_training_set(
     device: str,
     precision: str,
     num_held_out: int = 0,
+    scratch: Path | None = None,
 ) -> Generator[Report | None, None, TrainingSet]:
     """Encodes the pictures, of which the last `num_held_out` are held out, and behind them DreamBooth's class pictures
-    if it has any, which are drawn first."""
+    if it has any, which are drawn first. Caches too large for the memory lie in `scratch`."""
     import torch
 
     class_pictures: list[torch.Tensor] = []
@@ -84,16 +85,17 @@ def make_training_set(
         drawing = hardware.autocast(device, precision)
         class_pictures = yield from _draw_class(components, config, dreambooth.class_prompt, count, drawing)
         captions = captions + [dreambooth.class_prompt] * len(class_pictures)
-    builder = LatentsBuilder(components, flip=config.random_flip)
+    builder = LatentsBuilder(components, flip=config.random_flip, scratch=scratch)
     total, done = len(items) + len(class_pictures), 0
     sizes = [training_size(item, config, components) for item in items]
     for size in dict.fromkeys(sizes):
         rows = [row for row, each in enumerate(sizes) if each == size]
-        for part in in_parts(rows):
-            some = rows[part.start : part.stop]
-            yield Loading(LoadingStage.CACHING_LATENTS, done, total)
-            builder.add(some, read_pictures([items[row] for row in some], blobs, size, masked=config.masked_loss))
-            done += len(some)
+        yield Loading(LoadingStage.CACHING_LATENTS, done, total)
+        with closing(read_pictures([items[row] for row in rows], blobs, size, masked=config.masked_loss)) as parts:
+            for part, pictures in parts:
+                builder.add(rows[part.start : part.stop], pictures)
+                done += len(part)
+                yield Loading(LoadingStage.CACHING_LATENTS, done, total)
     for part in in_parts(class_pictures):
         yield Loading(LoadingStage.CACHING_LATENTS, len(items) + part.start, total)
         pixels = _as_input(class_pictures[part.start : part.stop])
@@ -109,7 +111,7 @@ def make_training_set(
             keep=config.caption_keep_tags + bool(config.trigger_word),
         )
     else:
-        embed = cached_captions(components, captions, dtype=hardware.frozen_dtype(precision))
+        embed = cached_captions(components, captions, dtype=hardware.frozen_dtype(precision), scratch=scratch)
     return TrainingSet(
         *builder.build(),
         embed,
