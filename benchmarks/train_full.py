@@ -3,7 +3,7 @@
 The peer is the plain loop of `train_lora` with every weight learning: AdamW in 32 bits, VAE and text encoder in every
 step, `.item()` in every step. Atelier trains with 8-bit AdamW and without clipping, so that each gradient is applied
 and freed inside the backward pass; neither clips, though the peer, as diffusers' example, asks for the norm. Beside
-them, Atelier with AdamW in 32 bits, also inside the backward pass, and with Adafactor.
+them, Atelier with gradient checkpointing too, with AdamW in 32 bits, also inside the backward pass, and with Adafactor.
 
 Each contender has a process of its own, and they take turns. All get the same pictures and the same draws, so their
 losses are compared step by step. Memory is the process's peak less what it held before the model was loaded. Time is
@@ -39,10 +39,11 @@ from services.trainer.worker.hardware import memory_gauge
 
 MEMORY, TIME, LOSSES = 0.6, 1.15, 0.01  # to reach; and the most that losses may differ in the median
 CONTENDERS = {
-    "Atelier": ("atelier", Optimizer.ADAMW_8BIT),
-    "peer": ("peer", Optimizer.ADAMW),
-    "Atelier, AdamW": ("atelier", Optimizer.ADAMW),
-    "Atelier, Adafactor": ("atelier", Optimizer.ADAFACTOR),
+    "Atelier": ("atelier", Optimizer.ADAMW_8BIT, False),
+    "peer": ("peer", Optimizer.ADAMW, False),
+    "Atelier, checkpointing": ("atelier", Optimizer.ADAMW_8BIT, True),
+    "Atelier, AdamW": ("atelier", Optimizer.ADAMW, False),
+    "Atelier, Adafactor": ("atelier", Optimizer.ADAFACTOR, False),
 }
 
 
@@ -54,7 +55,6 @@ class Size:
     batch: int
     side: int
     steps: int
-    checkpointing: bool = False
 
 
 SIZES = {"train_full": Size(32, 4, 64, 40), "train_full_sd15": Size(4, 1, 128, 8)}
@@ -62,7 +62,7 @@ SIZES = {"train_full": Size(32, 4, 64, 40), "train_full_sd15": Size(4, 1, 128, 8
 
 def contend(name: str, size: Size, model: Path, store: Path) -> None:
     """One contender's work, in this process: prints a line of JSON."""
-    kind, optimizer = CONTENDERS[name]
+    kind, optimizer, checkpointing = CONTENDERS[name]
     without_bitsandbytes()
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     blobs = BlobStore(store)
@@ -76,7 +76,7 @@ def contend(name: str, size: Size, model: Path, store: Path) -> None:
         optimizer=optimizer,
         schedule=Schedule.CONSTANT,
         max_grad_norm=0.0,
-        gradient_checkpointing=size.checkpointing and kind == "atelier",
+        gradient_checkpointing=checkpointing,
     )
     before = memory_gauge("cpu")()[0]
     work = Work(load(model), items, blobs, config, Method.FULL, is_shared=False)

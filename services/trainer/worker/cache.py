@@ -7,21 +7,22 @@ mirrored latent is not the latent of the mirrored picture.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from services.diffusion.encode import encode_images, encode_prompts
 from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
-from services.trainer.worker.data import Pictures
+from services.trainer.worker.data import Pictures, in_parts
+from services.trainer.worker.spool import Spool
 
 if TYPE_CHECKING:
     import torch
 
     from services.trainer.worker.clips import ClipLatents
 
-ENCODED_AT_ONCE = 8  # pictures or prompts; a CPU gains nothing from more, and a GPU's memory is spared
 ON_DEVICE_BYTES = 256 << 20  # a cache of embeddings up to this size lives beside the model
 
 Captions: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Conditioning]"
@@ -84,12 +85,15 @@ class TrainingSet:
 
 
 class LatentsBuilder:
-    """Takes pictures a few at a time, so that progress can be told between."""
+    """Takes pictures a few at a time, so that progress can be told between. What is too much to keep in memory goes to
+    a file in `scratch`."""
 
-    def __init__(self, components: Components, *, flip: bool) -> None:
+    def __init__(self, components: Components, *, flip: bool, scratch: Path | None = None) -> None:
         self._components = components
         self._flip = flip
-        self._parts: dict[tuple[int, ...], list[Latents]] = {}
+        self._scratch = scratch
+        self._posteriors: dict[tuple[int, ...], Spool] = {}  # of (N, V, 2, C, H, W): mean and deviation
+        self._masks: dict[tuple[int, ...], Spool] = {}  # of (N, V, 1, H, W)
         self._rows: dict[tuple[int, ...], list[int]] = {}
 
     def add(self, rows: Sequence[int], pictures: Pictures) -> None:
@@ -99,16 +103,17 @@ class LatentsBuilder:
 
         variants = [pictures.pixels, pictures.pixels.flip(-1)] if self._flip else [pictures.pixels]
         mean, deviation = encode_images(self._components, torch.cat(variants))
-        shape = (len(variants), len(rows), *mean.shape[1:])
-        masks = None
-        if pictures.masks is not None:
-            small = adaptive_avg_pool2d(pictures.masks, (mean.shape[2], mean.shape[3]))
-            # A picture that is transparent all over counts all over: there is nothing else to learn from it.
-            small = torch.where(small.amax(dim=(1, 2, 3), keepdim=True) > 0, small, torch.ones_like(small))
-            masks = torch.stack([small, small.flip(-1)][: len(variants)])
-        part = Latents(mean.float().cpu().view(shape), deviation.float().cpu().view(shape), masks)
-        self._parts.setdefault(part.shape, []).append(part)
-        self._rows.setdefault(part.shape, []).extend(rows)
+        shape: tuple[int, ...] = tuple(mean.shape[1:])
+        posterior = torch.stack([mean, deviation], dim=1).float().cpu().view(len(variants), len(rows), 2, *shape)
+        self._posteriors.setdefault(shape, Spool(self._scratch)).add(posterior.transpose(0, 1))
+        self._rows.setdefault(shape, []).extend(rows)
+        if pictures.masks is None:
+            return
+        small = adaptive_avg_pool2d(pictures.masks, (mean.shape[2], mean.shape[3]))
+        # A picture that is transparent all over counts all over: there is nothing else to learn from it.
+        small = torch.where(small.amax(dim=(1, 2, 3), keepdim=True) > 0, small, torch.ones_like(small))
+        masks = torch.stack([small, small.flip(-1)][: len(variants)], dim=1)
+        self._masks.setdefault(shape, Spool(self._scratch)).add(masks)
 
     def build(self) -> "tuple[tuple[Latents, ...], tuple[int, ...], torch.Tensor]":
         """All of them, one Latents a size; and for each row in which of these it is, and where."""
@@ -116,25 +121,13 @@ class LatentsBuilder:
 
         count = sum(map(len, self._rows.values()))
         latents, homes, places = [], [0] * count, torch.zeros(count, dtype=torch.long)
-        for home, shape in enumerate(sorted(self._parts)):
-            parts = self._parts[shape]
-            masks = [part.masks for part in parts if part.masks is not None]
-            latents.append(
-                Latents(
-                    torch.cat([part.mean for part in parts], dim=1),
-                    torch.cat([part.deviation for part in parts], dim=1),
-                    torch.cat(masks, dim=1) if masks else None,
-                )
-            )
+        for home, shape in enumerate(sorted(self._posteriors)):
+            posterior = self._posteriors[shape].build().transpose(0, 1)
+            masks = self._masks[shape].build().transpose(0, 1) if shape in self._masks else None
+            latents.append(Latents(posterior[:, :, 0], posterior[:, :, 1], masks))
             for place, row in enumerate(self._rows[shape]):
                 homes[row], places[row] = home, place
         return tuple(latents), tuple(homes), places
-
-
-def in_parts(things: Sequence[object], size: int = ENCODED_AT_ONCE) -> Iterator[range]:
-    """The places of `things`, some at a time."""
-    for start in range(0, len(things), size):
-        yield range(start, min(start + size, len(things)))
 
 
 def lines_of(caption: str) -> list[str]:
@@ -151,15 +144,21 @@ def reworded(caption: str, wording: int, *, keep: int) -> str:
     return ", ".join(tags[:keep] + rest)
 
 
-def cached_captions(components: Components, captions: Sequence[str], *, dtype: "torch.dtype") -> Captions:
-    """For an encoder that does not learn: each different line is encoded once, and the empty one for dropout."""
+def cached_captions(
+    components: Components, captions: Sequence[str], *, dtype: "torch.dtype", scratch: Path | None = None
+) -> Captions:
+    """For an encoder that does not learn: each different line is encoded once, and the empty one for dropout. What is
+    too much to keep in memory goes to a file in `scratch`."""
     import torch
 
     lines = [lines_of(caption) for caption in captions]
     distinct = list(dict.fromkeys(["", *(line for each in lines for line in each)]))
+    spools: dict[str, Spool] = {}
     with torch.no_grad():
-        parts = [encode_prompts(components, [distinct[place] for place in part]) for part in in_parts(distinct)]
-    table = {name: torch.cat([part[name] for part in parts]).to(dtype) for name in parts[0]}
+        for part in in_parts(distinct):
+            for name, rows in encode_prompts(components, [distinct[place] for place in part]).items():
+                spools.setdefault(name, Spool(scratch)).add(rows.to("cpu", dtype))
+    table = {name: spool.build() for name, spool in spools.items()}
     device = components.device
     home = device if sum(each.nbytes for each in table.values()) <= ON_DEVICE_BYTES else torch.device("cpu")
     table = {name: each.to(home) for name, each in table.items()}

@@ -3,6 +3,7 @@ denoiser is told of the frame that a run begins with."""
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.common.blobs import BlobStore
@@ -14,9 +15,10 @@ from services.diffusion.geometry import as_rows, middle_of
 from services.diffusion.load import Components
 from services.diffusion.schedulers import make_scheduler
 from services.trainer.domain import Loading, LoadingStage, Report, Sample, TrainingConfig, VideoConfig
-from services.trainer.worker.cache import ENCODED_AT_ONCE, TrainingSet
-from services.trainer.worker.data import Item, clip_parts
+from services.trainer.worker.cache import TrainingSet
+from services.trainer.worker.data import ENCODED_AT_ONCE, Item, clip_parts
 from services.trainer.worker.seeds import derive_seed, generator_for
+from services.trainer.worker.spool import Spool
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +73,11 @@ def make_clip_set(
     blobs: BlobStore,
     dtype: "torch.dtype",
     num_held_out: int = 0,
+    scratch: Path | None = None,
 ) -> Generator[Report | None, None, TrainingSet]:
     """Encodes the clips, of which the last `num_held_out` are held out, at `sizes` (width, height).
 
-    Raises as `clip_parts`.
+    Frames too many for the memory lie in `scratch`. Raises as `clip_parts`.
     """
     import torch
 
@@ -84,21 +87,23 @@ def make_clip_set(
     done = 0
     for home, size in enumerate(dict.fromkeys(sizes)):
         rows = [row for row, each in enumerate(sizes) if each == size]
-        clips = []
+        spools = [Spool(scratch) for _ in range(4)]
+        counts = []
         for place, row in enumerate(rows):
             yield Loading(LoadingStage.CACHING_LATENTS, done, len(items))
-            clip: list[tuple[torch.Tensor, ...]] = []
+            counts.append(0)
             for part in _encoded(components, config, items[row], row, size, blobs):
-                clip.append(part)
+                for spool, frames in zip(spools, part, strict=True):
+                    spool.add(frames)
+                counts[-1] += len(part[0])
                 yield None
-            clips.append([torch.cat(each) for each in zip(*clip, strict=True)])
             homes[row], places[row] = home, place
             done += 1
-        counts = torch.tensor([len(clip[0]) for clip in clips])
-        mean, deviation, picture, first = (torch.cat(each) for each in zip(*clips, strict=True))
-        runs = counts - video.num_frames + 1
-        latents.append(ClipLatents(mean, deviation, counts.cumsum(0) - counts, runs, video.num_frames))
-        told.append(_Told(picture.to(dtype), first.to(dtype)))
+        mean, deviation, picture, first = (spool.build() for spool in spools)
+        lengths = torch.tensor(counts)
+        runs = lengths - video.num_frames + 1
+        latents.append(ClipLatents(mean, deviation, lengths.cumsum(0) - lengths, runs, video.num_frames))
+        told.append(_Told(picture, first))
     yield Loading(LoadingStage.CACHING_LATENTS, len(items), len(items))
     cuts = [middle_of(item.width, item.height, size) for item, size in zip(items, sizes, strict=True)]
     device = components.device
@@ -110,8 +115,8 @@ def make_clip_set(
         first = latents[home].first(places[rows], wording)
         shown = (~captionless).to(dtype)
         chosen = {
-            "picture": told[home].picture[first] * shown.view(-1, 1, 1),
-            "first_frame": told[home].first_frame[first] * shown.view(-1, 1, 1, 1),
+            "picture": told[home].picture[first].to(dtype) * shown.view(-1, 1, 1),
+            "first_frame": told[home].first_frame[first].to(dtype) * shown.view(-1, 1, 1, 1),
             "motion": motion.to(dtype).expand(len(rows), -1),
         }
         return {name: value.to(device) for name, value in chosen.items()}

@@ -1,8 +1,10 @@
 """A snapshot's pictures and clips: read from the blob store, decoded, scaled and cropped to what is trained on."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from services.common import clips
@@ -14,6 +16,11 @@ from services.diffusion.geometry import scaled_to_cover
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+
+ENCODED_AT_ONCE = 8  # pictures or prompts; a CPU gains nothing from more, and a GPU's memory is spared
+DECODERS = 2  # threads: a decoder keeps up with most encoders, two with a GPU's
+AHEAD = 3 * ENCODED_AT_ONCE
 
 
 class BadImage(FailedPrecondition):
@@ -54,21 +61,40 @@ class Pictures:
 
 def read_pictures(
     items: Sequence[Item], blobs: BlobStore, size: tuple[int, int], *, masked: bool = False
-) -> "Pictures":
-    """The pictures scaled and cropped to `size` (width, height); `masked`: with what of them counts, which
-    is their mask's brightness where they have one, else their opacity, else 1.
+) -> "Generator[tuple[range, Pictures], None, None]":
+    """The pictures scaled and cropped to `size` (width, height), `ENCODED_AT_ONCE` at a time with their places;
+    `masked`: with what of them counts, which is their mask's brightness where they have one, else their opacity, else
+    1. They are decoded in threads, no more than a few parts ahead of what is asked for.
 
-    Raises BadImage naming the file that does not decode, and DataLoss (IMAGE_UNAVAILABLE) for one that is gone.
+    Raises BadImage naming the first file that does not decode, and DataLoss (IMAGE_UNAVAILABLE) for one that is gone.
     """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     import torch
 
-    pixels, masks = [], []
-    for item in items:
+    def read(item: Item) -> "tuple[Image, Image | None]":
         picture, alpha = decode_item(item, blobs)
-        pixels.append(to_tensor(crop(picture, *size)))
-        if masked:
-            masks.append(_opacity(_mask(item, picture.size, blobs) or alpha, size))
-    return Pictures(torch.stack(pixels), torch.stack(masks) if masked else None)
+        mask = (_mask(item, picture.size, blobs) or alpha) if masked else None
+        return crop(picture, *size), None if mask is None else crop(mask, *size)
+
+    threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+    ahead: deque[Future[tuple[Image, Image | None]]] = deque()
+    waiting = iter(items)
+    try:
+        for part in in_parts(items):
+            ahead.extend(threads.submit(read, item) for item in islice(waiting, AHEAD - len(ahead)))
+            read_now = [ahead.popleft().result() for _ in part]
+            pixels = torch.stack([to_tensor(picture) for picture, _ in read_now])
+            masks = torch.stack([_opacity(mask, size) for _, mask in read_now]) if masked else None
+            yield part, Pictures(pixels, masks)
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def in_parts(things: Sequence[object], size: int = ENCODED_AT_ONCE) -> Iterator[range]:
+    """The places of `things`, some at a time."""
+    for start in range(0, len(things), size):
+        yield range(start, min(start + size, len(things)))
 
 
 def decode_item(item: Item, blobs: BlobStore) -> "tuple[Image, Image | None]":
@@ -147,14 +173,14 @@ def crop(picture: "Image", width: int, height: int) -> "Image":
 
 
 def _opacity(alpha: "Image | None", size: tuple[int, int]) -> "torch.Tensor":
-    """(1, H, W) in [0, 1]."""
+    """(1, H, W) in [0, 1] of a cropped opacity."""
     import numpy
     import torch
 
     width, height = size
     if alpha is None:
         return torch.ones(1, height, width)
-    return torch.from_numpy(numpy.array(crop(alpha, width, height)))[None].float() / 255
+    return torch.from_numpy(numpy.array(alpha))[None].float() / 255
 
 
 def to_tensor(picture: "Image") -> "torch.Tensor":

@@ -44,6 +44,7 @@ from services.trainer.worker.prepare import (
     with_resolution,
 )
 from services.trainer.worker.samples import DRAWN_AT_ONCE, draw
+from services.trainer.worker.spool import KEPT_BYTES
 from services.trainer.worker.state import Learner, make_learner, steps_inside_backward
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def measure(
         learner.save(saved / "state", job_id=assignment.job_id, step=1, measured=[])
         state = (saved / "state").stat().st_size
     cached = sum(each.mean.nbytes * 2 for each in pictures.latents) / max(1, len(some)) * (num_read - len(some))
-    peak = hardware.memory_gauge(device)()[1] + (round(cached) if device == "cpu" else 0)
+    peak = hardware.memory_gauge(device)()[1] + (round(min(cached, KEPT_BYTES)) if device == "cpu" else 0)
     if peak > total:
         raise DoesNotFit(f"training needs {_gigabytes(peak)} of memory on {device}, which has {_gigabytes(total)}")
     return Footprint(

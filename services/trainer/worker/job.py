@@ -117,7 +117,17 @@ def run_job(
         yield Paused()
         return
     preparing = make_training_set(
-        components, method, config, items, captions, places.blobs, device, precision, num_held_out, classes
+        components,
+        method,
+        config,
+        items,
+        captions,
+        places.blobs,
+        device,
+        precision,
+        num_held_out,
+        classes,
+        places.scratch,
     )
     pictures = yield from _unless(pausing, preparing)
     if pictures is None:

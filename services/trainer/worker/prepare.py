@@ -1,6 +1,7 @@
 """What must be there before the first step: the model, the pictures' latents, the captions' embeddings."""
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from services.diffusion.weights import fetch_hub, materialise
 from services.trainer.domain import Loading, LoadingStage, Method, Report, TrainingConfig
 from services.trainer.worker import hardware
 from services.trainer.worker.assignment import BaseModel
-from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
+from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, read_captions
 from services.trainer.worker.class_pictures import ClassPictures
 from services.trainer.worker.clips import make_clip_set
 from services.trainer.worker.data import Item, read_pictures
@@ -74,15 +75,16 @@ def make_training_set(
     precision: str,
     num_held_out: int = 0,
     classes: ClassPictures = NO_CLASS,
+    scratch: Path | None = None,
 ) -> Generator[Report | None, None, TrainingSet]:
     """Encodes the pictures, of which the last `num_held_out` are held out, and behind them DreamBooth's class's, if it
-    has any."""
+    has any. Caches too large for the memory lie in `scratch`."""
     if components.family.draws_clips:
         sizes = [training_size(item, config, components) for item in items]
         dtype = hardware.frozen_dtype(precision)
-        return (yield from make_clip_set(components, config, items, sizes, blobs, dtype, num_held_out))
+        return (yield from make_clip_set(components, config, items, sizes, blobs, dtype, num_held_out, scratch))
     captions = captions + [classes.prompt] * len(classes.items)
-    builder = LatentsBuilder(components, flip=config.random_flip)
+    builder = LatentsBuilder(components, flip=config.random_flip, scratch=scratch)
     total, done = len(items) + len(classes.items), 0
     cuts: list[Geometry] = []
     for first, group, store in ((0, items, blobs), (len(items), classes.items, classes.blobs or blobs)):
@@ -90,12 +92,12 @@ def make_training_set(
         cuts += [middle_of(item.width, item.height, size) for item, size in zip(group, sizes, strict=True)]
         for size in dict.fromkeys(sizes):
             rows = [row for row, each in enumerate(sizes) if each == size]
-            for part in in_parts(rows):
-                some = rows[part.start : part.stop]
-                yield Loading(LoadingStage.CACHING_LATENTS, done, total)
-                pictures = read_pictures([group[row] for row in some], store, size, masked=config.masked_loss)
-                builder.add([first + row for row in some], pictures)
-                done += len(some)
+            yield Loading(LoadingStage.CACHING_LATENTS, done, total)
+            with closing(read_pictures([group[row] for row in rows], store, size, masked=config.masked_loss)) as parts:
+                for part, pictures in parts:
+                    builder.add([first + row for row in rows[part.start : part.stop]], pictures)
+                    done += len(part)
+                    yield Loading(LoadingStage.CACHING_LATENTS, done, total)
     yield Loading(LoadingStage.CACHING_LATENTS, total, total)
     if config.train_text_encoder or config.caption_shuffle:
         embed = read_captions(
@@ -106,7 +108,7 @@ def make_training_set(
             keep=config.caption_keep_tags + bool(config.trigger_word),
         )
     else:
-        embed = cached_captions(components, captions, dtype=hardware.frozen_dtype(precision))
+        embed = cached_captions(components, captions, dtype=hardware.frozen_dtype(precision), scratch=scratch)
     return TrainingSet(
         *builder.build(),
         embed,

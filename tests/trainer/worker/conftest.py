@@ -11,8 +11,8 @@ from services.diffusion.geometry import as_rows, whole
 from services.diffusion.load import Components, load_components
 from services.diffusion.objective import schedule_of
 from services.trainer.domain import LoraConfig, Method, Progress, Schedule, TrainingConfig
-from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, in_parts, read_captions
-from services.trainer.worker.data import Pictures
+from services.trainer.worker.cache import LatentsBuilder, TrainingSet, cached_captions, read_captions
+from services.trainer.worker.data import Pictures, in_parts
 from services.trainer.worker.hardware import make_accelerator
 from services.trainer.worker.loop import train
 from services.trainer.worker.meter import Meter

@@ -62,9 +62,9 @@ def test_a_clip_that_is_gone_or_damaged_is_named(blobs: BlobStore) -> None:
 def masked(blobs: BlobStore, picture: Image.Image, mask: Image.Image | None) -> torch.Tensor:
     digest = blobs.put(encoded(mask)) if mask else ""
     item = Item(blobs.put(encoded(picture)), "a.png", "", *picture.size, mask_sha256=digest)
-    masks = read_pictures([item], blobs, (32, 32), masked=True).masks
-    assert masks is not None
-    return masks[0, 0]
+    ((_, pictures),) = read_pictures([item], blobs, (32, 32), masked=True)
+    assert pictures.masks is not None
+    return pictures.masks[0, 0]
 
 
 def test_a_mask_decides_what_counts_before_the_pictures_own_opacity(blobs: BlobStore) -> None:
@@ -86,5 +86,6 @@ def test_a_mask_is_cropped_as_its_picture_is(blobs: BlobStore) -> None:
 def test_a_mask_that_is_gone_is_named(blobs: BlobStore) -> None:
     item = Item(blobs.put(encoded(solid("RGB", "red"))), "a.png", "", 32, 24, mask_sha256="0" * 64)
     with pytest.raises(DataLoss, match=r"'a\.png \(mask\)' are gone"):
-        read_pictures([item], blobs, (16, 16), masked=True)
-    assert read_pictures([item], blobs, (16, 16)).masks is None  # nobody asked for it
+        list(read_pictures([item], blobs, (16, 16), masked=True))
+    ((_, pictures),) = read_pictures([item], blobs, (16, 16))
+    assert pictures.masks is None  # nobody asked for it
