@@ -169,27 +169,40 @@ def draw_clip_samples(
     video = config.video or VideoConfig()
     for index, (item, size) in enumerate(zip(items[: config.samples.clips], sizes, strict=False)):
         frame = next(_pixels(item, blobs, size, video))[0]
-        passes = draw_clip(
-            components,
-            make_scheduler(components),
-            frame,
-            seed=derive_seed(config.seed or 0, "sample", index),
-            num_frames=video.num_frames,
-            frames_per_second=video.frames_per_second,
-            motion_bucket_id=video.motion_bucket_id,
-            noise_augmentation=video.noise_augmentation,
-            steps=config.samples.steps,
-            guidance_scale=config.samples.guidance_scale,
-        )
-        latents = None
-        while True:
-            with autocast:
-                done = next(passes, None)
-            if done is None:
-                break
-            latents = done.latents
-            yield None
-        if latents is not None:
-            pixels = decode_latents(components, latents)[0].numpy()
-            digest = blobs.put(encode_webp_animation(pixels, video.frames_per_second))
+        seed = derive_seed(config.seed or 0, "sample", index)
+        for pixels in draw_from(components, config, frame, seed=seed, steps=config.samples.steps, autocast=autocast):
+            if pixels is None:
+                yield None
+                continue
+            digest = blobs.put(encode_webp_animation(pixels.numpy(), video.frames_per_second))
             yield Sample(step, index, item.filename, digest, pixels.shape[2], pixels.shape[1])
+
+
+def draw_from(
+    components: Components, config: TrainingConfig, frame: "torch.Tensor", *, seed: int, steps: int, autocast: Any
+) -> "Iterator[torch.Tensor | None]":
+    """The clip (F, H, W, 3) uint8 that follows a first frame (3, H, W) in [-1, 1], as the job's configuration has it;
+    None after each pass of the denoiser before."""
+    video = config.video or VideoConfig()
+    passes = draw_clip(
+        components,
+        make_scheduler(components),
+        frame,
+        seed=seed,
+        num_frames=video.num_frames,
+        frames_per_second=video.frames_per_second,
+        motion_bucket_id=video.motion_bucket_id,
+        noise_augmentation=video.noise_augmentation,
+        steps=steps,
+        guidance_scale=config.samples.guidance_scale,
+    )
+    latents = None
+    while True:
+        with autocast:
+            done = next(passes, None)
+        if done is None:
+            break
+        latents = done.latents
+        yield None
+    if latents is not None:
+        yield decode_latents(components, latents)[0]

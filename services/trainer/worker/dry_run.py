@@ -28,6 +28,7 @@ from services.trainer.worker import class_pictures, hardware
 from services.trainer.worker.aside import at_hand, idle_parts, set_aside
 from services.trainer.worker.assignment import Assignment, assignment_from_proto
 from services.trainer.worker.cache import TrainingSet
+from services.trainer.worker.clips import draw_from
 from services.trainer.worker.config import WorkerSettings
 from services.trainer.worker.data import Item
 from services.trainer.worker.draws import draw_step
@@ -48,7 +49,6 @@ from services.trainer.worker.spool import KEPT_BYTES
 from services.trainer.worker.state import Learner, make_learner, steps_inside_backward
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
 
 TIMED_STEPS = 3
@@ -217,9 +217,11 @@ def _step(
 def _draw_once(trainee: Trainee, config: TrainingConfig, method: Method, device: str, precision: str) -> float:
     """Draws as samples and class pictures are drawn, for one step; gives the seconds that drawing the class takes."""
     dreambooth = config.dreambooth if method is Method.DREAMBOOTH else None
+    import torch
+
     draws = dreambooth is not None and dreambooth.prior_preservation and dreambooth.class_dataset_id is None
     count = dreambooth.num_class_images if dreambooth and draws else 0
-    together = min(DRAWN_AT_ONCE, max(count, len(config.samples.prompts)))
+    together = min(DRAWN_AT_ONCE, max(count, len(config.samples.prompts), config.samples.clips))
     if not together:
         return 0.0
     components = trainee.components
@@ -227,9 +229,14 @@ def _draw_once(trainee: Trainee, config: TrainingConfig, method: Method, device:
     with at_hand(idle_parts(components, config), trainee.device):
         trainee.set_mode(training=False)
         side, autocast = config.resolution or components.size.native, hardware.autocast(device, precision)
-        pictures: Iterator[torch.Tensor | None] = draw(
-            components, [""] * together, [0] * together, side=side, steps=1, guidance_scale=7.5, autocast=autocast
-        )
+        pictures: Iterator[torch.Tensor | None]
+        if components.family.draws_clips:
+            frame = torch.zeros(3, side, side)
+            pictures = draw_from(components, config, frame, seed=0, steps=1, autocast=autocast)
+        else:
+            pictures = draw(
+                components, [""] * together, [0] * together, side=side, steps=1, guidance_scale=7.5, autocast=autocast
+            )
         for _ in pictures:
             pass
     return (time.monotonic() - began) * class_pictures.STEPS * count / together

@@ -24,9 +24,10 @@ from services.trainer.domain import (
     ValidationConfig,
     VideoConfig,
 )
-from services.trainer.worker.assignment import BaseModel
+from services.trainer.worker.assignment import Assignment, BaseModel
 from services.trainer.worker.cache import TrainingSet
 from services.trainer.worker.data import ClipTooShort, Item
+from services.trainer.worker.dry_run import measure
 from services.trainer.worker.loop import batch_loss, step_batches
 from services.trainer.worker.methods import make_trainee
 from services.trainer.worker.plan import make_plan
@@ -160,6 +161,15 @@ def test_samples_are_clips_drawn_from_the_first_frames(house: House) -> None:
     ]
     with Image.open(house.places.blobs.path(samples[0].sha256)) as drawn:
         assert (drawn.format, drawn.size, getattr(drawn, "n_frames", 1)) == ("WEBP", (32, 32), 3)
+
+
+def test_an_estimate_makes_steps_of_clips_and_draws_one(house: House) -> None:
+    house.places.scratch.mkdir(parents=True)
+    config = config_of(epochs=2, samples=SampleConfig(clips=1, steps=2))
+    assignment = Assignment("1" * 36, Method.LORA, config, "ab" * 32, (house.base,))
+    found = measure(assignment, house.items, house.places)
+    assert (found.num_images, found.total_steps) == (4, 4)
+    assert min(found.step_seconds, found.memory_bytes, found.weights_bytes, found.state_bytes) > 0
 
 
 def test_a_clip_that_is_too_short_is_named(house: House) -> None:

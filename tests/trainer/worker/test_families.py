@@ -26,7 +26,8 @@ from services.trainer.domain import (
     Trained,
     ValidationConfig,
 )
-from services.trainer.worker.assignment import BaseModel
+from services.trainer.worker.assignment import Assignment, BaseModel
+from services.trainer.worker.dry_run import measure
 from services.trainer.worker.loop import batch_loss, step_batches
 from services.trainer.worker.methods import make_trainee
 from services.trainer.worker.plan import make_plan
@@ -115,6 +116,15 @@ def test_full_training_leaves_folders_that_draw_in_a_plain_pipeline(house: House
         pairs = zip(loaded.parameters(), part.parameters(), strict=True)
         assert not all(torch.equal(one.float(), two) for one, two in pairs)
     assert isinstance(trained, Trained)
+
+
+def test_an_estimate_makes_steps_of_the_family(house: House) -> None:
+    house.places.scratch.mkdir(parents=True)
+    config = make_config(epochs=2, samples=SampleConfig(("a cat",), steps=2))
+    assignment = Assignment("1" * 36, Method.LORA, config, "ab" * 32, (house.base,))
+    found = measure(assignment, house.items, house.places)
+    assert (found.num_images, found.total_steps) == (5, 6)
+    assert min(found.step_seconds, found.memory_bytes, found.weights_bytes, found.state_bytes) > 0
 
 
 def plain_of(folder: Path) -> Any:
