@@ -79,6 +79,8 @@ async def test_a_lora_is_trained_and_registered_and_another_cancelled(
         (file,) = [file for file in model.stored.files if file.path.endswith(".safetensors")]
         with safe_open(blobs.path(file.sha256), framework="np") as weights:
             assert all(".lora_" in name for name in weights.keys())  # noqa: SIM118  # not a mapping
+        await client.stub.DeleteTrainingJob(pb.DeleteTrainingJobRequest(job_id=job.id))
+        assert blobs.exists(sample.sha256), "what the model shows outlives its job"
         cancelled = await cancel_in_mid_training(client, base_id)
         assert cancelled.status == tr.JOB_STATUS_CANCELLED
         assert not cancelled.HasField("model_id")
