@@ -2,17 +2,17 @@
 
 import io
 from fractions import Fraction
+from typing import TypeAlias
 
 import av
 import numpy
 from PIL import Image
 
 STEP = 8
+Frames: TypeAlias = "numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.uint8]]"
 
 
-def grey_frames(
-    count: int, size: tuple[int, int] = (64, 48)
-) -> "numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.uint8]]":
+def grey_frames(count: int, size: tuple[int, int] = (64, 48)) -> Frames:
     """(F, H, W, 3)."""
     width, height = size
     return numpy.stack([numpy.full((height, width, 3), place * STEP, numpy.uint8) for place in range(count)])
@@ -26,6 +26,7 @@ def film(
     codec: str = "libx264",
     format: str = "mp4",
     rotation: int = 0,
+    frames: "Frames | None" = None,
 ) -> bytes:
     out = io.BytesIO()
     with av.open(out, "w", format=format) as container:
@@ -33,7 +34,7 @@ def film(
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         if rotation:
             stream.set_display_rotation(rotation)
-        for frame in grey_frames(count, size):
+        for frame in grey_frames(count, size) if frames is None else frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return out.getvalue()

@@ -37,7 +37,7 @@ def clip_limits(dataset: Dataset, limits: clips.Limits) -> clips.Limits | None:
 
 
 def prepare(
-    blobs: BlobStore, filename: str, caption: str, data: bytes, *, limits: clips.Limits | None, sha256: str = ""
+    blobs: BlobStore, filename: str, caption: str, data: bytes, *, limits: clips.Limits | None = None, sha256: str = ""
 ) -> NewImage | Refused:
     """Inspects a file, a clip where there are `limits`, and stores its bytes. Blocks: it decodes all of it and waits
     for the disk.

@@ -106,10 +106,15 @@ def test_a_frame_of_too_many_pixels_is_refused(name: str, monkeypatch: pytest.Mo
 
 
 def test_a_clip_that_was_filmed_upright_comes_upright() -> None:
-    data = film(rotation=90)
+    lying = numpy.zeros((3, 48, 64, 3), numpy.uint8)
+    lying[:, :, :16] = 255
+    data = film(rotation=90, frames=lying)  # to be turned to the left: its left edge comes down
     info = probe(data)
     assert (info.width, info.height) == (48, 64)
-    assert first_frame(data).size == (48, 64)
+    upright = first_frame(data)
+    assert upright.size == (48, 64)
+    assert upright.getpixel((24, 4))[0] < 20
+    assert upright.getpixel((24, 60))[0] > 235
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,8 @@ export const en = {
     } as Record<string, string>,
     clipReasons: {
       EMPTY: "The file is empty.",
+      UNSUPPORTED_FORMAT: "Not a clip that is taken: MP4, WebM, GIF or animated WebP.",
+      TOO_MANY_PIXELS: "The clip is too long, or its picture too large.",
       CORRUPT: "Damaged: it cannot be read to its end.",
       TOO_MANY_BYTES: "The file is too large.",
       TOO_SMALL: "The clip's picture is too small.",

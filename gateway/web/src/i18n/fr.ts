@@ -133,6 +133,8 @@ export const fr: Words = {
     },
     clipReasons: {
       EMPTY: "Le fichier est vide.",
+      UNSUPPORTED_FORMAT: "Ce n'est pas un clip accepté : MP4, WebM, GIF ou WebP animé.",
+      TOO_MANY_PIXELS: "Le clip est trop long, ou son image trop grande.",
       CORRUPT: "Abîmé : il ne se lit pas jusqu'au bout.",
       TOO_MANY_BYTES: "Le fichier est trop lourd.",
       TOO_SMALL: "L'image du clip est trop petite.",
