@@ -1,6 +1,6 @@
 """One short job on a model of real size, in a process of its own so that its peak of memory is its own.
 
-`python -m tests.trainer.worker.full_size PIPELINE BLOBS METHOD OPTIMIZER CHECKPOINTING` prints a line of JSON.
+`python -m tests.trainer.worker.full_size PIPELINE BLOBS METHOD OPTIMIZER HOW` prints a line of JSON.
 """
 
 import io
@@ -33,7 +33,7 @@ SIDE, STEPS = 128, 2
 
 
 def main(arguments: list[str]) -> None:
-    pipeline, store, method, optimizer, checkpointing = arguments
+    pipeline, store, method, optimizer, how = arguments
     blobs = BlobStore(Path(store))
     config = TrainingConfig(
         learning_rate=1e-5,
@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
         resolution=SIDE,
         seed=7,
         optimizer=Optimizer(optimizer),
-        gradient_checkpointing=checkpointing == "checkpointing",
+        gradient_checkpointing=how == "checkpointing",
+        max_grad_norm=0.0 if how == "unclipped" else 1.0,
         lora=LoraConfig(rank=8) if method == "lora" else None,
         samples=SampleConfig(("a cat",), steps=STEPS),
     )
