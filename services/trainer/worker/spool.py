@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 64 << 20
 """What one spool keeps in memory."""
 
 

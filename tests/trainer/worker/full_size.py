@@ -1,6 +1,6 @@
 """One short job on a model of real size, in a process of its own so that its peak of memory is its own.
 
-`python -m tests.trainer.worker.full_size PIPELINE FAMILY BLOBS METHOD OPTIMIZER CHECKPOINTING` prints a line of JSON.
+`python -m tests.trainer.worker.full_size PIPELINE FAMILY BLOBS METHOD OPTIMIZER HOW` prints a line of JSON.
 """
 
 import json
@@ -38,7 +38,7 @@ SIDE, STEPS, FRAMES = 128, 2, 4
 
 
 def main(arguments: list[str]) -> None:
-    pipeline, family, store, method, optimizer, checkpointing = arguments
+    pipeline, family, store, method, optimizer, how = arguments
     draws_clips = get_family(family).draws_clips
     blobs = BlobStore(Path(store))
     config = TrainingConfig(
@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> None:
         resolution=SIDE,
         seed=7,
         optimizer=Optimizer(optimizer),
-        gradient_checkpointing=checkpointing == "checkpointing",
+        gradient_checkpointing=how == "checkpointing",
+        max_grad_norm=0.0 if how == "unclipped" else 1.0,
         lora=LoraConfig(rank=8) if method == "lora" else None,
         samples=SampleConfig(clips=1, steps=STEPS) if draws_clips else SampleConfig(("a cat",), steps=STEPS),
         video=VideoConfig(num_frames=FRAMES),

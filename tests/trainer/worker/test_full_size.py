@@ -32,6 +32,7 @@ CASES = {
     ("stable_diffusion", "lora", "adamw", "plain"): 8,
     ("stable_diffusion", "full", "adamw", "plain"): 17,
     ("stable_diffusion", "full", "adamw_8bit", "plain"): 12,
+    ("stable_diffusion", "full", "adamw_8bit", "unclipped"): 9,
     ("stable_diffusion", "full", "adafactor", "checkpointing"): 12,
     ("stable_diffusion_xl", "lora", "adamw", "plain"): 19,
     ("stable_video_diffusion", "lora", "adamw", "plain"): 14,
