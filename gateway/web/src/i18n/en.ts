@@ -449,6 +449,7 @@ export const en = {
       1: "Stable Diffusion",
       2: "Stable Diffusion XL",
       3: "Stable Video Diffusion",
+      4: "Stable Diffusion 3",
     } as Record<number, string>,
     family: "Family",
     base: "Base",
