@@ -1,8 +1,8 @@
 """AdamW with its memory in eight bits (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"), for CPUs.
 
 bitsandbytes has the same for GPUs. On a CPU its kernels bring a second OpenMP runtime, whose threads and torch's keep
-each other from their cores; here torch does all of it, a stretch at a time, so that what is unpacked stays in the
-processor's cache.
+each other from their cores; here torch does all of it, a stretch at a time, so that little is unpacked at
+once.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ import torch
 from torch.optim.adamw import adamw
 
 BLOCK = 256  # numbers that share a scale
-STRETCH = 1 << 18  # numbers unpacked at a time: a megabyte
+STRETCH = 1 << 20  # numbers unpacked at a time, 4 MB: fewer would have the threads wait for each other more often
 LEAST = 4096  # smaller tensors are remembered in 32 bits: biases and norms, which are few and matter
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 

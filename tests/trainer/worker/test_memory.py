@@ -110,7 +110,7 @@ def test_what_is_packed_comes_back_as_the_nearest_value(signed: bool) -> None:
     assert bool((off <= (nearest - blocks).abs() + 0.008 * blocks.abs() + 4e-7 * size).all())
 
 
-@pytest.mark.parametrize("count", [100, LEAST, 5 * LEAST + 77, (1 << 18) + 300])
+@pytest.mark.parametrize("count", [100, LEAST, 5 * LEAST + 77, (1 << 20) + 300])
 def test_the_eight_bit_optimizer_goes_where_adamw_goes(count: int) -> None:
     generator = torch.Generator().manual_seed(1)
     one = torch.nn.Parameter(torch.randn(count, generator=generator))
