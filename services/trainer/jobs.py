@@ -381,8 +381,14 @@ def check_base(base: domain.BaseModel) -> None:
         advice = f"; train on its base, model {base.base_model_id}" if base.base_model_id else ""
         message = f"{named} is an adapter (LoRA): the base of a training must be a whole pipeline{advice}"
         raise FailedPrecondition(message, reason="UNSUPPORTED_BASE_MODEL")
-    if base.family not in FAMILIES or base.draws_images is learns_from_clips(base):
+    if base.family not in FAMILIES:
         message = f"{named} is of the family {base.family}; training supports {', '.join(FAMILIES)}"
+        raise FailedPrecondition(message, reason="UNSUPPORTED_FAMILY")
+    if base.draws_images is learns_from_clips(base):
+        draws, category = ("clips", "image") if learns_from_clips(base) else ("pictures", "video")
+        message = (
+            f"{named} is of the family {base.family}, which draws {draws}, and registered as of the category {category}"
+        )
         raise FailedPrecondition(message, reason="UNSUPPORTED_FAMILY")
     if not base.is_active:
         raise FailedPrecondition(f"{named} is inactive", reason="INACTIVE_MODEL")

@@ -90,7 +90,7 @@ async def fill(catalog: "CatalogServiceAsyncStub", blobs: BlobStore) -> Known:
 
     base: dict[str, Any] = {"type": model_pb2.MODEL_TYPE_BASE_MODEL, "layout": model_pb2.WEIGHTS_LAYOUT_PIPELINE}
     base_id = await model("starter", family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION, **base)
-    other = await model("big", family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION_XL, **base)
+    other = await model("big", family=model_pb2.MODEL_FAMILY_STABLE_VIDEO_DIFFUSION, **base)
     lora = await model(
         "adapter",
         family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION,
