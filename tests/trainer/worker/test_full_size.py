@@ -25,9 +25,9 @@ PARAMETERS = {
     "stable_diffusion": 859_520_964,
     "stable_diffusion_xl": 2_567_463_684,
     "stable_video_diffusion": 1_524_623_082,
-    "stable_diffusion_3": 2_028_328_000,
+    "stable_diffusion_3": 2_084_951_104,
 }
-"""Of the denoisers, as published (Stable Diffusion 3: the medium one, and without its frozen positions)."""
+"""Of the denoisers, as published (Stable Diffusion 3: the medium one, with its frozen table of positions)."""
 CASES = {
     ("stable_diffusion", "lora", "adamw", "plain"): 8,
     ("stable_diffusion", "full", "adamw", "plain"): 17,

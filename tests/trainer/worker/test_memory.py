@@ -60,7 +60,7 @@ def test_inside_the_backward_pass_the_gradients_are_never_all_there(
         parameter.register_post_accumulate_grad_hook(count)
     learner = make_learner(trainee, config, make_plan(config, 6), accelerator)
     inputs = (torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 16, 32))
-    loss = trainee.components.unet(*inputs).sample.square().mean()
+    loss = trainee.components.denoiser(*inputs).sample.square().mean()
     learner.backward(accelerator, loss, is_last=True)
     assert len(there) == len(trainee.parameters)
     largest = max(each.numel() for each in trainee.parameters)

@@ -97,10 +97,11 @@ def test_the_judge_knows_the_best_and_loses_patience() -> None:
     assert not Judge(0, [(step, float(step)) for step in range(50)]).is_exhausted
 
 
-def reports_of(house: House, *, rate: float, **validation: object) -> list[Report]:
+def reports_of(house: House, *, rate: float, warmup: int = 0, **validation: object) -> list[Report]:
     config = make_config(
         max_steps=12,
         learning_rate=rate,
+        warmup_steps=warmup,
         checkpoints=CheckpointConfig(interval_steps=100),
         validation=ValidationConfig(share=0.4, **validation),  # type: ignore[arg-type]  # a test's choice
         lora=LoraConfig(rank=8, target_modules=("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")),
@@ -109,8 +110,8 @@ def reports_of(house: House, *, rate: float, **validation: object) -> list[Repor
 
 
 def test_training_ends_early_and_the_model_is_the_best_checkpoint(house: House) -> None:
-    # So high a rate spoils the model: the first measurements are the best.
-    reports = reports_of(house, rate=0.3, interval_steps=1, patience=3, use_best=True)
+    # A rate that rises so high spoils the model after a few good steps.
+    reports = reports_of(house, rate=0.3, warmup=6, interval_steps=1, patience=3, use_best=True)
     losses = {report.step: report.loss for report in reports if isinstance(report, Validation)}
     best = min(losses, key=lambda step: losses[step])
     assert max(losses) == best + 3 < 12, "three measurements since the best"
