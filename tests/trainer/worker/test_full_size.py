@@ -134,6 +134,14 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 """By the family's name. The tokenizers' words are the tiny model's."""
 
 
+def make(family: str, folder: str) -> None:
+    """Saves the family's pipeline under `folder`."""
+    import torch
+
+    torch.manual_seed(0)
+    MAKERS[family](Path(folder))
+
+
 def _keep(folder: Path, name: str, module: object) -> None:
     """In 16 bits, in place of the tiny part."""
     shutil.rmtree(folder / name)
@@ -174,12 +182,11 @@ def _clip_g() -> object:
 @pytest.fixture(scope="module", params=sorted(MAKERS))
 def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The family's pipeline, its folder named after it; removed afterwards, since it is gigabytes."""
-    import torch
-
     folder = tmp_path_factory.mktemp("full-size") / str(request.param)
     folder.mkdir()
-    torch.manual_seed(0)
-    MAKERS[request.param](folder)
+    # In a process of its own, whose memory is free again afterwards.
+    make = f"from {__name__} import make; make({request.param!r}, {str(folder)!r})"
+    subprocess.run([sys.executable, "-c", make], env=ENVIRONMENT, check=True)
     for config in folder.glob("tokenizer*/tokenizer_config.json"):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 77}))
     yield folder
