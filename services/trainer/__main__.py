@@ -149,15 +149,24 @@ async def serving(
         preflight.tell(environment)
         captioning.tell(environment)
         events.start()
-        spread = asyncio.create_task(_spread(settings, devices, executor, scheduler), name="GPUs")
-        stack.callback(spread.cancel)
+        if settings.gpus is not None:  # known at once: no job begins without one
+            _spread(settings.gpus, settings, executor, scheduler)
+        else:
+            spread = asyncio.create_task(_look_for_gpus(settings, devices, executor, scheduler), name="GPUs")
+            stack.callback(spread.cancel)
         scheduler.start()
         yield server
 
 
-async def _spread(settings: TrainerSettings, devices: Devices, executor: LocalExecutor, scheduler: Scheduler) -> None:
-    """One worker a GPU, once it is known how many there are; until then one at all."""
-    gpus = await devices.gpus() if settings.gpus is None else settings.gpus
+async def _look_for_gpus(
+    settings: TrainerSettings, devices: Devices, executor: LocalExecutor, scheduler: Scheduler
+) -> None:
+    """Asks torch, which takes seconds; until then one worker at all runs."""
+    _spread(await devices.gpus(), settings, executor, scheduler)
+
+
+def _spread(gpus: Sequence[str], settings: TrainerSettings, executor: LocalExecutor, scheduler: Scheduler) -> None:
+    """One worker a GPU."""
     executor.use(gpus)
     scheduler.allow(settings.max_running_jobs or max(1, len(gpus)))
 

@@ -161,7 +161,8 @@ class Scheduler:
                 await self._press(job, (datetime.now(UTC) - job.cancel_requested_at).total_seconds())
         for job in await self._store.expired():
             await self._take_over(job)
-        while training < self._max_running:
+        # A worker that has had its last word holds its GPU until it has ended.
+        while max(training, len(self._attempts)) < self._max_running:
             token = secrets.token_urlsafe(32)
             claimed = await self._store.claim(owner=self._owner, token=token, lease_seconds=self._lease_seconds)
             if claimed is None:
