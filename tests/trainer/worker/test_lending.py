@@ -183,20 +183,25 @@ def test_a_disk_that_is_full_leaves_training_where_it_was(tmp_path: Path) -> Non
 
 
 def test_a_job_that_pauses_while_it_is_lent_leaves_its_checkpoint(house: House) -> None:
-    config = make_config(epochs=2)
-    pausing = [False]
+    config = make_config(epochs=2, checkpoints=CheckpointConfig(interval_steps=1))  # each step is told at once
+    reports: list[Report | None] = []
+    paused = False
 
     class Pausing(Borrower):
+        """Borrows once a step has been told, and is still there when the job is to pause."""
+
         @property
         def borrowed(self) -> Borrowed | None:
-            return None if pausing[0] else Borrowed(1, make_room=False)
+            trains = any(isinstance(report, Progress) for report in reports)
+            return Borrowed(1, make_room=False) if trains and not paused else None
 
         def await_change(self, known: Borrowed) -> Borrowed | None:
-            self.asked += 1
-            pausing[0] = self.asked > 12  # after the pictures were read, in the midst of training
+            nonlocal paused
+            paused = True
             return None
 
-    reports = list(lending(house.run(config, pausing=lambda: pausing[0]), Pausing(), TrainingClock()))
+    for report in lending(house.run(config, pausing=lambda: paused), Pausing(), TrainingClock()):
+        reports.append(report)
     assert isinstance(reports[-1], Paused)
     saved = reports[-2]
     assert not isinstance(saved, Lent | None)
