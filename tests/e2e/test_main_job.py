@@ -172,6 +172,7 @@ def test_a_job_is_paused_resumed_cancelled_and_tried_again_by_the_command(
     client.datasets.upload(dataset, pictures)
     config = {"max_steps": 4000, "batch_size": 1, "lora": {"rank": 2}}
     job = client.training.create(dataset, starter, config=config, start=True)
+    next(event for event in client.training.watch(job.id) if event.HasField("loading"))  # out of the queue
     waiting = [client.training.create(dataset, starter, config={"max_steps": 1}, start=True) for _ in range(2)]
     assert "has place 1" in atelier("jobs", "prioritize", waiting[1].id, 5).out
     assert [client.training.get(each.id).queue_position for each in waiting] == [2, 1]
