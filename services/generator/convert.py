@@ -8,6 +8,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.generator import domain
+from services.generator.images import encode_png
 
 SCHEDULERS: dict[str | None, pb.Scheduler.ValueType] = {
     None: pb.SCHEDULER_UNSPECIFIED,
@@ -113,8 +114,8 @@ def event_to_proto(generation_id: str, event: domain.Event) -> rpc.GenerateRespo
             answer.step.CopyFrom(
                 rpc.GenerationStep(step=step, total_steps=total, first_index=first, count=count, elapsed_millis=millis)
             )
-        case domain.Previewed(index, step, data):
-            answer.preview.CopyFrom(rpc.GenerationPreview(index=index, step=step, data=data))
+        case domain.Previewed(index, step, pixels):
+            answer.preview.CopyFrom(rpc.GenerationPreview(index=index, step=step, data=encode_png(pixels)))
         case domain.Pictured():
             answer.image.CopyFrom(pictured_to_proto(event))
         case domain.Done(generation):

@@ -1,8 +1,15 @@
 """What a request to draw is, what it goes through, and what comes of it."""
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_SEED = 2**53 - 1  # what a browser's numbers hold
 
@@ -35,6 +42,77 @@ class LoraChoice:
     weight: float = 1.0
 
 
+class PictureFormat(StrEnum):
+    PNG = "png"
+    WEBP = "webp"
+    JPEG = "jpeg"
+    MP4 = "mp4"
+    ANIMATED_WEBP = "animated_webp"
+
+
+class Syntax(StrEnum):
+    """How prompts are read."""
+
+    WEIGHTED = "weighted"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class InputPicture:
+    """A picture that a request begins with, kept in the blob store, and where it came from if that is known."""
+
+    sha256: str
+    generated: tuple[str, int] | None = None  # generation, index
+    dataset_image_id: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageToImage:
+    image: InputPicture
+    strength: float = 0.75
+    mask: InputPicture | None = None
+    mask_blur: int = 4  # pixels
+
+
+@dataclass(frozen=True)
+class ImageToVideo:
+    image: InputPicture
+    num_frames: int
+    frames_per_second: int = 7
+    motion_bucket_id: int = 127
+    noise_augmentation: float = 0.02
+
+
+@dataclass(frozen=True)
+class Control:
+    """A ControlNet by its model id, and what it is shown; it acts between two shares of the steps."""
+
+    model_id: int
+    image: InputPicture
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class HighResolution:
+    """A second pass over the enlarged picture."""
+
+    scale: float = 2.0
+    strength: float = 0.5
+    steps: int | None = None  # None: as many as the first pass has
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Axes of a sheet; an empty one has the settings' own value."""
+
+    prompts: tuple[str, ...] = ()
+    model_ids: tuple[int, ...] = ()
+    lora_weights: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Settings:
     """What to draw, every default filled in."""
@@ -52,6 +130,16 @@ class Settings:
     count: int
     lora_weight: float | None  # set when `model_id` is a LoRA
     loras: tuple[LoraChoice, ...] = ()
+    format: PictureFormat = PictureFormat.PNG
+    quality: int = 90
+    image_to_image: ImageToImage | None = None
+    image_to_video: ImageToVideo | None = None
+    controls: tuple[Control, ...] = ()
+    high_resolution: HighResolution | None = None
+    prompt_syntax: Syntax = Syntax.WEIGHTED
+    wildcards: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    grid: Grid | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,11 +189,13 @@ class AppliedLora:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which weights draw a request: a pipeline's folders, nearest first, and the LoRAs on it."""
+    """Which weights draw a picture: a pipeline's folders, nearest first, the LoRAs on it, and the ControlNets beside it
+    in the order of `Settings.controls`."""
 
     model_name: str
     pipeline: tuple[Source, ...]
     loras: tuple[AppliedLora, ...] = ()
+    controls: tuple[Source, ...] = ()
 
     @property
     def family(self) -> str:
@@ -114,6 +204,36 @@ class Plan:
     @property
     def base(self) -> Source:
         return self.pipeline[0]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """A plan on this machine's disk: pipeline folders, nearest first, a file for each LoRA, a folder a ControlNet."""
+
+    pipeline: tuple[Path, ...]
+    loras: tuple[Path, ...] = ()
+    controls: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture (or clip) to be drawn, wildcards chosen and grid unfolded."""
+
+    index: int
+    seed: int
+    prompt: str
+    negative_prompt: str
+    plan: Plan
+    folders: Folders
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a request begins with, decoded and cut to the drawing's width and height."""
+
+    image: "np.ndarray | None" = None  # (H, W, 3) uint8: of image to image, or a clip's first frame
+    mask: "np.ndarray | None" = None  # (H, W) uint8, 255 is drawn anew; sharp, the blur is laid on after drawing
+    controls: "tuple[np.ndarray, ...]" = ()  # (H, W, 3) uint8
 
 
 @dataclass(frozen=True)
@@ -184,7 +304,17 @@ class Stepped:
 class Previewed:
     index: int
     step: int
-    data: bytes  # PNG
+    pixels: "np.ndarray"  # (h, w, 3) uint8, as small as the latents
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished picture or clip, not yet a file."""
+
+    index: int
+    seed: int
+    pixels: "np.ndarray"  # (H, W, 3) uint8; (F, H, W, 3) of a clip
+    sampler: str  # the name people know
 
 
 @dataclass(frozen=True)
@@ -204,6 +334,23 @@ class Heartbeat:
 
 
 Event = Queued | Waiting | Loading | Stepped | Previewed | Pictured | Done | Heartbeat
+Progress = Queued | Waiting | Loading | Stepped | Previewed | Drawn
+"""What the engine tells of a drawing."""
+
+
+@dataclass(eq=False)
+class Drawing:
+    """One request on its way through the engine. `tell` and `begun` are called on the event loop, in order."""
+
+    id: str
+    principal: str
+    shots: tuple[Shot, ...]  # all of one latent size
+    settings: Settings
+    shown: Shown
+    preview_interval: int | None
+    tell: Callable[[Progress], None]
+    begun: Callable[[], None] = lambda: None  # its first step is next
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -215,3 +362,4 @@ class LoadedModel:
     memory_bytes: int
     lora_model_ids: tuple[int, ...]
     idle_millis: int
+    num_drawing: int = 0

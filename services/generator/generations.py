@@ -21,13 +21,23 @@ from services.common.telemetry import Logger
 from services.diffusion.load import read_size
 from services.generator.catalog import Catalog
 from services.generator.convert import request_text
-from services.generator.domain import UNFINISHED, Failure, Generation, Picture, Pictured, Plan, Status, Wish
+from services.generator.domain import (
+    UNFINISHED,
+    Drawn,
+    Failure,
+    Folders,
+    Generation,
+    Picture,
+    Pictured,
+    Plan,
+    Status,
+    Wish,
+)
 from services.generator.engine.batcher import Batcher, Drawing, Progress
-from services.generator.engine.draw import Drawn
 from services.generator.images import encode_png, parameters_text
 from services.generator.runs import Run
 from services.generator.store import Store
-from services.generator.weights import Folders, WeightsFinder
+from services.generator.weights import WeightsFinder
 from services.generator.wishes import settle
 
 RETRY_SECONDS = (1, 2, 5, 10, 30, 60)

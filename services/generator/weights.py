@@ -1,6 +1,5 @@
 """The folders that a plan's weights lie in. Calls block: they read the disk and may download."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.blobs import BlobStore
@@ -9,15 +8,7 @@ from services.diffusion.adapters import FILE_NAME
 from services.diffusion.families import get_family
 from services.diffusion.single_file import unfolded
 from services.diffusion.weights import WeightsUnavailable, fetch_hub, find_hub, materialise
-from services.generator.domain import Plan, Source
-
-
-@dataclass(frozen=True)
-class Folders:
-    """A plan on this machine's disk: pipeline folders, nearest first, and a file for each of its LoRAs."""
-
-    pipeline: tuple[Path, ...]
-    loras: tuple[Path, ...]
+from services.generator.domain import Folders, Plan, Source
 
 
 class WeightsFinder:

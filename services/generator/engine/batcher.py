@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 
 from services.common.errors import Cancelled, ResourceExhausted
 from services.generator.borrowing import Borrower
-from services.generator.domain import Loading, Plan, Previewed, Queued, Settings, Stepped, Waiting
-from services.generator.engine.draw import Drawn, draw
+from services.generator.domain import Drawn, Folders, Loading, Plan, Previewed, Queued, Settings, Stepped, Waiting
+from services.generator.engine.draw import draw
 from services.generator.engine.pool import Pool
-from services.generator.weights import Folders
 
 Progress = Queued | Waiting | Loading | Stepped | Previewed | Drawn
 

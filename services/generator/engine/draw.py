@@ -2,28 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from services.diffusion.denoise import Step, denoise
 from services.diffusion.encode import cut_tokens, decode_latents, encode_prompts, some_of
 from services.diffusion.load import Components
 from services.diffusion.schedulers import display_name, make_scheduler
-from services.generator.domain import Previewed, Settings, Stepped
-from services.generator.images import encode_png
-
-if TYPE_CHECKING:
-    import numpy as np
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A finished picture, not yet a file."""
-
-    index: int
-    seed: int
-    pixels: "np.ndarray"  # (H, W, 3) uint8
-    sampler: str  # the name people know
+from services.generator.domain import Drawn, Previewed, Settings, Stepped
 
 
 def draw(
@@ -65,7 +49,7 @@ def draw(
             yield Stepped(step.index, step.total, first, len(seeds), millis)
             if preview_interval and step.index % preview_interval == 0 and step.index < step.total:
                 for place, pixels in enumerate(decode_latents(components, step.predict_original()).numpy()):
-                    yield Previewed(first + place, step.index, encode_png(pixels))
+                    yield Previewed(first + place, step.index, pixels)
         if step is None:
             raise ValueError(f"the sampler made no step of {settings.steps}")
         for place, pixels in enumerate(decode_latents(components, step.latents).numpy()):

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from services.common.errors import ResourceExhausted
 from services.diffusion.adapters import load_loras, remove_lora, set_lora_weights
 from services.diffusion.load import Components, load_components
-from services.generator.domain import LoadedModel, Plan
-from services.generator.weights import Folders
+from services.generator.domain import Folders, LoadedModel, Plan
 
 if TYPE_CHECKING:
     import torch
