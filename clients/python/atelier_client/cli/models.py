@@ -30,7 +30,7 @@ TokenOption = Annotated[
 def list_(
     context: typer.Context,
     category: Annotated[str, typer.Option(help="image or video.")] = "",
-    type: Annotated[str, typer.Option(help="base_model, lora, dreambooth or full.")] = "",
+    type: Annotated[str, typer.Option(help="base_model, lora, dreambooth, full or controlnet.")] = "",
     json: JsonOption = False,
 ) -> None:
     """All models."""
@@ -116,6 +116,23 @@ def import_(
         made = client.models.import_weights(
             file, client.models.get(base_model), name=name, trigger_words=trigger_word or (), license=license
         )
+    _registered(made, json)
+
+
+@app.command()
+def register(
+    context: typer.Context,
+    repository: Annotated[str, typer.Argument(help="For example lllyasviel/sd-controlnet-canny.", show_default=False)],
+    revision: Annotated[str, typer.Option(help="The commit, 40 digits.")],
+    type: Annotated[str, typer.Option(help="base_model or controlnet.")] = "base_model",
+    family: Annotated[str, typer.Option(help="An unknown one lists the known.")] = "stable_diffusion",
+    category: Annotated[str, typer.Option(help="image or video.")] = "image",
+    name: Annotated[str, typer.Option(help="Default: the repository's.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Make a model of a diffusers folder on a hub: a base model, or a ControlNet. It is fetched at its first use."""
+    with session_of(context).client() as client:
+        made = client.models.register_hub(repository, revision, name=name, type=type, family=family, category=category)
     _registered(made, json)
 
 
