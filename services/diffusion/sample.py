@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     from services.diffusion.mixed import RowAdapters
 
 
-@dataclass(frozen=True)
-class ControlPicture:
-    """A ControlNet's picture (1, 3, H, W) in [0, 1], and when and how strongly it acts."""
-
-    model: Any
-    picture: "torch.Tensor"
-    weight: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-
-    def acting(self, index: int, total: int) -> float:
-        """Its weight in the pass behind `index` others of `total`."""
-        return 0.0 if index / total < self.start or (index + 1) / total > self.end else self.weight
-
-
 @dataclass(eq=False)
 class Sample:
     """A picture's (or clip's) latents between two passes.
@@ -62,9 +47,10 @@ class Sample:
     strength: float = 1.0
     mask: "torch.Tensor | None" = None
     noise: "torch.Tensor | None" = None
-    shown: Sequence[ControlPicture] = ()
     adapters: Mapping[str, float] = field(default_factory=dict)
     index: int = 0  # passes behind it
+    latents: "torch.Tensor" = field(init=False)
+    timesteps: "torch.Tensor" = field(init=False)
 
     def __post_init__(self) -> None:
         import torch
@@ -78,7 +64,8 @@ class Sample:
         self._scales = hasattr(sampler, "scale_model_input")
         self._begin(device)
         self.total = len(self.timesteps)
-        self._scaled = self._output = None
+        self._scaled = self._output = self.latents
+        self._at = self.timesteps[0]
         guided = self.guidance_scale > 1
         self.guided = bool(guided if isinstance(guided, bool) else guided.any())
         if self.guided and self.unsaid is None:
@@ -94,7 +81,8 @@ class Sample:
 
     @property
     def timestep(self) -> "torch.Tensor":
-        return self.timesteps[self.index]
+        timestep: torch.Tensor = self.timesteps[self.index]
+        return timestep
 
     @property
     def rows(self) -> int:
@@ -182,7 +170,6 @@ def step_together(samples: Sequence[Sample], adapters: "RowAdapters | None" = No
         entry = torch.cat([entries[: len(guided)], entries]).to(dtype) if guided else entries.to(dtype)
         times = torch.stack([each.timestep for each in owners]).to(device)
         said = {name: torch.cat([row[name].to(device, _type(name, dtype)) for row in rows]) for name in rows[0]}
-        said |= _controls(owners, entry, times, said)
         with adapters.rows([each.adapters for each in owners]) if adapters else nullcontext():
             answer = components.family.predict(components, entry, times, said).float()
         if guided:
@@ -216,25 +203,6 @@ def _guide(guided: Sequence[Sample], answer: "torch.Tensor") -> "torch.Tensor":
         matched = result * (positive.std(axes, keepdim=True) / result.std(axes, keepdim=True))
         result = share * matched + (1 - share) * result
     return result
-
-
-def _controls(
-    owners: Sequence[Sample], entry: "torch.Tensor", times: "torch.Tensor", said: Conditioning
-) -> Conditioning:
-    """What ControlNets add to the conditioning; all owners have the same ones."""
-    import torch
-
-    shown = owners[0].shown
-    if not shown:
-        return {}
-    from services.diffusion.control import control_residuals
-
-    weights = [
-        torch.tensor([each.shown[place].acting(each.index, each.total) for each in owners], device=entry.device)
-        for place in range(len(shown))
-    ]
-    pictures = [torch.cat([each.shown[place].picture for each in owners]).to(entry) for place in range(len(shown))]
-    return control_residuals([each.model for each in shown], pictures, weights, entry, times, said)
 
 
 def _noised(sampler: Any, latents: "torch.Tensor", noise: "torch.Tensor", timestep: "torch.Tensor") -> "torch.Tensor":
