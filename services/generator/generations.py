@@ -23,6 +23,7 @@ from services.generator.catalog import Catalog
 from services.generator.convert import request_text
 from services.generator.domain import (
     UNFINISHED,
+    Drawing,
     Drawn,
     Failure,
     Folders,
@@ -30,10 +31,13 @@ from services.generator.domain import (
     Picture,
     Pictured,
     Plan,
+    Progress,
+    Shot,
+    Shown,
     Status,
     Wish,
 )
-from services.generator.engine.batcher import Batcher, Drawing, Progress
+from services.generator.engine.engine import Engine
 from services.generator.images import encode_png, parameters_text
 from services.generator.runs import Run
 from services.generator.store import Store
@@ -62,7 +66,7 @@ class Generations:
         store: Store,
         catalog: Catalog,
         weights: WeightsFinder,
-        batcher: Batcher,
+        engine: Engine,
         blobs: BlobStore,
         *,
         max_queue: int,
@@ -71,7 +75,7 @@ class Generations:
         self._store = store
         self._catalog = catalog
         self._weights = weights
-        self._batcher = batcher
+        self._engine = engine
         self._blobs = blobs
         self._max_queue = max_queue
         self._log = log
@@ -140,7 +144,7 @@ class Generations:
                 work.run.finish(_cancelled(generation_id))
             if work.run.drawing is not None:
                 work.run.drawing.cancelled.set()
-                self._batcher.cancel(generation_id)
+                self._engine.cancel(generation_id)
             if work.begun is not None:
                 await asyncio.wait([work.task])
         generation = await self._store.get(generation_id)
@@ -167,7 +171,9 @@ class Generations:
     def _check_queue(self) -> None:
         if sum(work.begun is None for work in self._works.values()) >= self._max_queue:
             message = f"{self._max_queue} generations are waiting already"
-            raise ResourceExhausted(message, reason="QUEUE_FULL", retry_after_seconds=5)
+            raise ResourceExhausted(
+                message, reason="QUEUE_FULL", retry_after_seconds=self._engine.retry_after_seconds()
+            )
 
     def _begin(self, run: Run) -> None:
         work = self._works[run.id] = _Work(run)
@@ -254,10 +260,14 @@ class Generations:
             work.begun = asyncio.create_task(self._store.move(run.id, Status.RUNNING))
 
         settings = run.generation.settings
-        run.drawing = Drawing(run.id, plan, folders, settings, run.preview_interval, tell, begun)
+        shots = tuple(
+            Shot(index, settings.seed + index, settings.prompt, settings.negative_prompt, plan, folders)
+            for index in range(settings.count)
+        )
+        run.drawing = Drawing(run.id, "", shots, settings, Shown(), run.preview_interval, tell, begun)
         keeping = asyncio.create_task(self._keep(work, plan))
         try:
-            warnings = await self._batcher.draw(run.drawing)
+            warnings = await self._engine.draw(run.drawing)
             work.drawn.put_nowait(None)
             await keeping
         finally:

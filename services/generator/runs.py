@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from services.common.errors import AtelierError
-from services.generator.domain import Done, Event, Generation, Heartbeat, Pictured, Plan, Previewed, Stepped
-from services.generator.engine.batcher import Drawing
+from services.generator.domain import Done, Drawing, Event, Generation, Heartbeat, Pictured, Plan, Previewed, Stepped
 
 # A watcher that lags behind by so many events misses steps and previews; pictures and the end are never dropped.
 LAG_LIMIT = 1000
