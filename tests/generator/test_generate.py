@@ -198,7 +198,12 @@ async def test_cancelling_ends_it_within_a_step(studio: Studio, generator: Any) 
     assert again.generation == cancelled
 
 
-async def test_a_waiting_generation_is_cancelled_at_once(studio: Studio, generator: Any) -> None:
+async def test_a_waiting_generation_is_cancelled_at_once(studio: Studio) -> None:
+    async with studio.generator(max_active=8) as generator:
+        await _cancelled_while_it_waits(studio, generator)
+
+
+async def _cancelled_while_it_waits(studio: Studio, generator: Any) -> None:
     long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=1000, count=8)))
     first = await anext(aiter(long))
     waiting = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id)))
@@ -245,7 +250,7 @@ async def test_a_retry_gets_the_first_generation_and_draws_nothing_twice(studio:
 
 
 async def test_a_full_queue_says_when_to_come_back(studio: Studio) -> None:
-    async with studio.generator(max_queue=1) as generator:
+    async with studio.generator(max_queue=1, max_active=8) as generator:
         long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=1000, count=8)))
         reader = aiter(long)
         while not (running := await anext(reader)).HasField("step"):
@@ -261,7 +266,7 @@ async def test_a_full_queue_says_when_to_come_back(studio: Studio) -> None:
 
 
 async def test_requests_that_come_at_once_do_not_overfill_the_queue(studio: Studio) -> None:
-    async with studio.generator(max_queue=2) as generator:
+    async with studio.generator(max_queue=2, max_active=8) as generator:
         long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=1000, count=8)))
         reader = aiter(long)
         while not (running := await anext(reader)).HasField("step"):

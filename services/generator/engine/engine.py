@@ -266,12 +266,19 @@ class Engine:
             self._drop_cancelled(all_of_them=closed)
             if closed:
                 return
-            self._admit()
-            self._pass()
+            try:
+                self._admit()
+                self._pass()
+            except Exception as error:  # nobody may wait for a thread that is gone
+                for ticket in [*self._waiting(), *(each.ticket for each in self._running)]:
+                    self._end(ticket, error)
+
+    def _waiting(self) -> list[_Ticket]:
+        return [ticket for tickets in self._queue.values() for ticket in tickets]
 
     def _drop_cancelled(self, *, all_of_them: bool) -> None:
-        waiting = [ticket for tickets in self._queue.values() for ticket in tickets]
-        for ticket in {id(each): each for each in [*waiting, *(one.ticket for one in self._running)]}.values():
+        everyone = [*self._waiting(), *(each.ticket for each in self._running)]
+        for ticket in {id(each): each for each in everyone}.values():
             if all_of_them or ticket.drawing.cancelled.is_set():
                 self._end(ticket, Cancelled(f"generation {ticket.drawing.id} was cancelled"))
 

@@ -47,20 +47,20 @@ def choose(
     1 / remaining over the pass's time is largest (Smith 1956's rule, for a machine that works in batches). Where a
     device does many rows in the time of one, that is all of them; where it does not, a short request is not held up by
     long ones. A caller's samples share one weight, so that sending more makes nobody faster. Whoever was passed over
-    PATIENCE times is in the next pass, so nobody starves: it is among the `n / limit` passes behind these.
+    PATIENCE times comes next, the longest waiting first, so nobody starves.
     """
     lanes: dict[Hashable, list[C]] = {}
     counts: dict[str, int] = {}
     for sample in samples:
         lanes.setdefault(sample.lane, []).append(sample)
         counts[sample.principal] = counts.get(sample.principal, 0) + 1
-    overdue = [lane for lane, there in lanes.items() if any(each.passed_over >= PATIENCE for each in there)]
+    overdue = max(lanes, key=lambda lane: max(each.passed_over for each in lanes[lane]), default=None)
+    if overdue is not None and any(each.passed_over >= PATIENCE for each in lanes[overdue]):
+        lanes = {overdue: lanes[overdue]}  # the one that has waited for longest
     best: Sequence[C] = ()
     best_value = -1.0
-    for lane in overdue or lanes:
-        there = sorted(
-            lanes[lane], key=lambda each: (-max(0, each.passed_over - PATIENCE + 1), each.remaining, each.number)
-        )
+    for lane, own in lanes.items():
+        there = sorted(own, key=_urgency)
         must = sum(each.passed_over >= PATIENCE for each in there)
         work, rows = 0.0, 0
         for count, sample in enumerate(there[: limit(lane)], start=1):
