@@ -34,6 +34,9 @@ class Lora:
     used: float = field(default_factory=time.monotonic)
 
 
+MAKING = threading.Lock()
+"""Held while modules are made: diffusers and transformers make them without memory, changing torch for all threads."""
+
 Words = tuple[Conditioning, Conditioning | None, tuple[str, ...]]
 """What is said, what guidance leads away from, and what of both was cut."""
 
@@ -68,7 +71,8 @@ class Base:
     def put_on(self, name: str, model_id: int, adapter: Adapter | None, path: Path) -> None:
         """A LoRA that was read; None is one for peft. Raises as `load_loras`."""
         if adapter is None:
-            load_loras(self.components, [(name, path)])
+            with MAKING:
+                load_loras(self.components, [(name, path)])
             self._acting = {}
             lora = Lora(model_id, path.stat().st_size, by_rows=False)
         else:

@@ -14,7 +14,7 @@ from services.common.errors import FailedPrecondition, ResourceExhausted
 from services.diffusion.load import Components, load_components
 from services.diffusion.mixed import read_adapter
 from services.generator.domain import Folders, LoadedModel, Plan
-from services.generator.engine.base import Base, free
+from services.generator.engine.base import MAKING, Base, free
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,8 @@ class Pool:
         return base
 
     def _read_base(self, plan: Plan, folders: Folders) -> Components:
-        components = load_components(folders.pipeline, family=plan.family, device=self._device, dtype=self._dtype)
+        with MAKING:
+            components = load_components(folders.pipeline, family=plan.family, device=self._device, dtype=self._dtype)
         _order_channels_last(components)
         return components
 
