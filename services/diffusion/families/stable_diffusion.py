@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.diffusion.families.family import Conditioning, Family, Part, Size
 from services.diffusion.objective import original_of, schedule_of
-from services.diffusion.words import read_words
+from services.diffusion.words import read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +49,10 @@ def unsupported(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
     return ""
 
 
-def encode_prompts(components: "Components", prompts: Sequence[str]) -> Conditioning:
-    """`words` (B, T, D): the text encoder's last hidden state."""
-    return {"words": read_words(components.tokenizers[0], components.text_encoders[0], prompts)[0]}
+def encode_prompts(components: "Components", prompts: Sequence[str], weighted: bool) -> Conditioning:
+    """`words` (B, T, D): the text encoder's last hidden state; (B, n T, D) of n chunks where `weighted`."""
+    [(words, _)] = read_prompts(components, prompts, weighted=weighted)
+    return {"words": words}
 
 
 def predict(
