@@ -70,6 +70,8 @@ class Family:
     words, their latents are (B, F, C, H, W), and the conditioning wants `motion` (B, 3) too."""
     sampler: str = "euler"
     """What the published scheduler is, for families that draw with no other (without a noise schedule)."""
+    takes_controls: bool = False
+    """ControlNets steer it: `predict` hands on the entries `control...` of the conditioning."""
     has_noise_schedule: bool = True
     """It is trained on a schedule of discrete steps, which has a signal-to-noise ratio and may be stretched to pure
     noise."""

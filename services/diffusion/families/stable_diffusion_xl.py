@@ -12,6 +12,7 @@ from services.diffusion.families.stable_diffusion import (
     TOKENIZER_INSTEAD,
     UNET,
     VAE,
+    controlled,
     size,
 )
 from services.diffusion.families.stable_diffusion import unsupported as unsupported_unet
@@ -49,12 +50,21 @@ def predict(
     components: "Components", noisy: "torch.Tensor", timesteps: "torch.Tensor", conditioning: Conditioning
 ) -> "torch.Tensor":
     """The UNet's answer."""
-    words, pooled = conditioning["words"], conditioning["pooled"]
-    told = {"text_embeds": pooled, "time_ids": conditioning["geometry"].to(pooled.dtype)}
     answer: torch.Tensor = components.denoiser(
-        noisy, timesteps, encoder_hidden_states=words, added_cond_kwargs=told, return_dict=False
+        noisy,
+        timesteps,
+        encoder_hidden_states=conditioning["words"],
+        added_cond_kwargs=beside_words(conditioning),
+        **controlled(conditioning),
+        return_dict=False,
     )[0]
     return answer
+
+
+def beside_words(conditioning: Conditioning) -> "dict[str, torch.Tensor]":
+    """What the UNet is told beside the words, under the names that diffusers has for it."""
+    pooled = conditioning["pooled"]
+    return {"text_embeds": pooled, "time_ids": conditioning["geometry"].to(pooled.dtype)}
 
 
 FAMILY = Family(
@@ -82,4 +92,5 @@ FAMILY = Family(
     predict=predict,
     objective=schedule_of,
     original=original_of,
+    takes_controls=True,
 )
