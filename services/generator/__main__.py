@@ -72,6 +72,7 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
             pool=pool,
             device=device,
             max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         service = Service(add_GeneratorServiceServicer_to_server, servicer, NAME)

@@ -29,7 +29,7 @@ class GeneratorSettings(ServiceSettings):
     max_active: int = Field(0, ge=0)
     """Pictures under way, between which passes are shared out; 0 means four times `max_batch`. The rest wait."""
     max_queue: int = Field(100, ge=1)
-    """Requests that may wait; more are refused."""
+    """Requests of one caller that may wait; more are refused."""
     memory_bytes: int = Field(0, ge=0)
     """What loaded models may take; 0 means two thirds of the device's memory."""
     max_loras: int = Field(16, ge=9)

@@ -167,7 +167,8 @@ def test_a_long_prompt_is_its_chunks_behind_each_other(one: Components) -> None:
 
 def test_a_long_prompt_beside_an_empty_one_is_drawn(one: Components) -> None:
     said = encode_prompts(one, ["red " * (2 * ROOM + 1), ""], weighted=True)
-    noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    channels = one.vae.config.latent_channels
+    noisy = torch.randn(2, channels, 16, 16, generator=torch.Generator().manual_seed(1))
     told = {**said, "geometry": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)}
     with torch.no_grad():
         answer = one.family.predict(one, noisy, torch.tensor([500, 500]), told)

@@ -216,8 +216,9 @@ async def _cancelled_while_it_waits(studio: Studio, generator: Any) -> None:
     assert after.generation.status == pb.GENERATION_STATUS_COMPLETED
 
 
-async def test_a_client_that_leaves_does_not_stop_the_work(studio: Studio, generator: Any) -> None:
-    stream = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=20)))
+async def test_a_client_that_leaves_does_not_stop_what_shall_be_kept(studio: Studio, generator: Any) -> None:
+    request = rpc.GenerateRequest(settings=settings(studio.base_id, steps=20), keep_drawing=True)
+    stream = generator.Generate(request)
     generation_id = (await anext(aiter(stream))).generation_id
     stream.cancel()
     request = rpc.GetGenerationRequest(generation_id=generation_id)
@@ -284,11 +285,13 @@ async def test_requests_that_come_at_once_do_not_overfill_the_queue(studio: Stud
 
 async def test_what_was_accepted_goes_on_after_a_restart(studio: Studio) -> None:
     async with studio.generator() as generator:
-        long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=400, count=2)))
+        asked = settings(studio.base_id, steps=400, count=2)
+        long = generator.Generate(rpc.GenerateRequest(settings=asked, keep_drawing=True))
         reader = aiter(long)
         while not (running := await anext(reader)).HasField("step"):
             pass
-        waiting = await anext(aiter(generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, seed=9)))))
+        later = rpc.GenerateRequest(settings=settings(studio.base_id, seed=9), keep_drawing=True)
+        waiting = await anext(aiter(generator.Generate(later)))
         long.cancel()
     async with studio.generator() as generator:
         for _ in range(400):

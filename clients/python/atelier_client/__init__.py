@@ -17,7 +17,8 @@ from atelier_client.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from atelier_client.generation import Drawing, Picture
+from atelier_client.options import Control, HighResolution, Options
+from atelier_client.pictures import Drawing, Picture
 from atelier_client.plain import to_plain
 
 __all__ = [
@@ -26,13 +27,16 @@ __all__ = [
     "Atelier",
     "AtelierError",
     "Cancelled",
+    "Control",
     "DataLoss",
     "DeadlineExceeded",
     "Drawing",
     "FailedPrecondition",
+    "HighResolution",
     "InternalError",
     "InvalidArgument",
     "NotFound",
+    "Options",
     "PermissionDenied",
     "Picture",
     "ResourceExhausted",

@@ -1,15 +1,18 @@
 """The client: one object for the three services."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from atelier.generator.v1.generator_service_pb2 import GenerateResponse
 
 from atelier_client.addresses import Addresses, find_addresses
 from atelier_client.datasets import Datasets
-from atelier_client.generation import Drawing, Generations, Size
+from atelier_client.gallery import Gallery
+from atelier_client.generation import Generations
 from atelier_client.models import ModelRef, Models
+from atelier_client.options import Options
+from atelier_client.pictures import Drawing
 from atelier_client.training import Training
 from atelier_client.transport import Transport
 
@@ -40,6 +43,7 @@ class Atelier:
         self.models = Models(catalog_transport)
         self.training = Training(trainer_transport, self.datasets, self.models)
         self.generations = Generations(generator_transport, self.models)
+        self.gallery = Gallery(generator_transport, self.models)
 
     @classmethod
     def connect(cls, *, catalog: str = "", trainer: str = "", generator: str = "") -> Self:
@@ -52,37 +56,36 @@ class Atelier:
         prompt: str,
         *,
         model: ModelRef,
-        negative_prompt: str = "",
-        size: Size | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_rescale: float | None = None,
-        scheduler: str = "",
-        seed: int | None = None,
-        count: int | None = None,
-        lora_weight: float | None = None,
-        loras: Mapping[str, float] | None = None,
         on_event: Callable[[GenerateResponse], None] | None = None,
+        keep_drawing: bool = False,
+        **options: Unpack[Options],
     ) -> Drawing:
-        """Draws `prompt` with `model` and gives the pictures; what is None gets the server's default.
+        """Draws `prompt` with `model` and gives the pictures; `options` are those of `atelier_client.Options`.
 
-        Raises NotFound, InvalidArgument, FailedPrecondition, ResourceExhausted, Cancelled, Unavailable.
+        Leaving, by Ctrl-C or an exception of `on_event`, ends it, unless `keep_drawing`. Raises NotFound,
+        InvalidArgument, FailedPrecondition, ResourceExhausted, Cancelled, Unavailable.
         """
-        settings = self.generations.settings(
-            prompt,
-            model,
-            negative_prompt=negative_prompt,
-            size=size,
-            steps=steps,
-            guidance=guidance,
-            guidance_rescale=guidance_rescale,
-            scheduler=scheduler,
-            seed=seed,
-            count=count,
-            lora_weight=lora_weight,
-            loras=loras,
-        )
-        return self.generations.draw(settings, on_event=on_event)
+        settings = self.generations.settings(prompt, model, **options)
+        return self.generations.draw(settings, on_event=on_event, keep_drawing=keep_drawing)
+
+    def grid(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        models: ModelRef | Sequence[ModelRef],
+        weights: Sequence[float] = (),
+        seeds: Sequence[int] = (),
+        on_event: Callable[[GenerateResponse], None] | None = None,
+        keep_drawing: bool = False,
+        **options: Unpack[Options],
+    ) -> Drawing:
+        """Draws every combination: the cells, and all of them on one labelled picture, the drawing's `sheet`.
+
+        `weights` are of models that are LoRAs; an axis that is left out has one value. Options and errors as of
+        `generate`.
+        """
+        settings = self.generations.grid_settings(prompts, models, weights=weights, seeds=seeds, **options)
+        return self.generations.draw(settings, on_event=on_event, keep_drawing=keep_drawing)
 
     def close(self) -> None:
         for transport in self._transports:

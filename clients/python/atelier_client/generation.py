@@ -2,76 +2,22 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import Unpack
 
-from atelier.generator.v1 import generation_pb2 as types
 from atelier.generator.v1 import generator_service_pb2 as pb
 from atelier.generator.v1.generation_pb2 import Generation, GenerationSettings
-from atelier.generator.v1.generator_service_pb2 import GenerateResponse
+from atelier.generator.v1.generator_service_pb2 import GenerateResponse, LoadedModel
 from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceStub
 
-from atelier_client import plain
-from atelier_client.errors import InternalError, InvalidArgument, Unavailable
+from atelier_client.errors import DeadlineExceeded, InternalError, InvalidArgument, ResourceExhausted, Unavailable
 from atelier_client.models import ModelRef, Models
+from atelier_client.options import Options, Size, parse_size, settings_of
+from atelier_client.pictures import Drawing, Picture, drawing_of
 from atelier_client.transport import CALL_ATTEMPTS, Transport, delay_after
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
-
-Size: TypeAlias = int | str | tuple[int, int]
-"""Pixels: 512, "512x768" or (512, 768), width first."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A finished picture. A notebook shows it by itself."""
-
-    data: bytes
-    """The PNG file; its text chunks tell how it was made."""
-    index: int
-    seed: int
-    width: int
-    height: int
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the file, folders made as needed, and gives its path."""
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(self.data)
-        return file
-
-    def to_pillow(self) -> "PillowImage":
-        """As a Pillow image. Raises ImportError where Pillow is not installed."""
-        from io import BytesIO
-
-        from PIL import Image
-
-        return Image.open(BytesIO(self.data))
-
-    def _repr_png_(self) -> bytes:
-        return self.data
-
-
-@dataclass(frozen=True)
-class Drawing(Sequence[Picture]):
-    """The pictures of one request, and the request as the server understood it (`generation.settings`)."""
-
-    generation: Generation
-    pictures: tuple[Picture, ...]
-
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
-        return self.pictures[index]
-
-    def __len__(self) -> int:
-        return len(self.pictures)
+__all__ = ["Drawing", "Generations", "Options", "Picture", "Size", "parse_size"]
 
 
 class Generations:
@@ -93,42 +39,36 @@ class Generations:
         """The schedulers that this deployment has."""
         return self._generator.call(self._stub.ListSchedulers, pb.ListSchedulersRequest()).schedulers
 
-    def settings(
+    def settings(self, prompt: str, model: ModelRef, **options: Unpack[Options]) -> GenerationSettings:
+        """A request's settings; what is not said stays unset and gets the server's default.
+
+        Raises InvalidArgument, NotFound.
+        """
+        return settings_of(prompt, model, options, self._models)
+
+    def grid_settings(
         self,
-        prompt: str,
-        model: ModelRef,
+        prompts: str | Sequence[str],
+        models: ModelRef | Sequence[ModelRef],
         *,
-        negative_prompt: str = "",
-        size: Size | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_rescale: float | None = None,
-        scheduler: str = "",
-        seed: int | None = None,
-        count: int | None = None,
-        lora_weight: float | None = None,
-        loras: Mapping[str, float] | None = None,
+        weights: Sequence[float] = (),
+        seeds: Sequence[int] = (),
+        **options: Unpack[Options],
     ) -> GenerationSettings:
-        """A request's settings; what is None stays unset and gets the server's default. Raises InvalidArgument."""
-        width, height = (None, None) if size is None else parse_size(size)
-        settings = GenerationSettings()
-        values: dict[str, Any] = {
-            "model_id": self._models.id_of(model),
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "width": width,
-            "height": height,
-            "steps": steps,
-            "guidance_scale": guidance,
-            "guidance_rescale": guidance_rescale,
-            "scheduler": scheduler or None,
-            "seed": seed,
-            "count": count,
-            "lora_weight": lora_weight,
-        }
-        plain.fill(settings, values, path="settings")
-        for reference, weight in (loras or {}).items():
-            settings.loras.append(types.LoraWeight(model_id=self._models.id_of(reference), weight=weight))
+        """The settings of a grid: every combination of prompts, models, weights (of models that are LoRAs) and seeds.
+
+        Raises InvalidArgument, NotFound.
+        """
+        rows = [prompts] if isinstance(prompts, str) else list(prompts)
+        columns = list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+        for field, axis in (("prompts", rows), ("models", columns)):
+            if not axis:
+                raise InvalidArgument({field: "must not be empty"})
+        settings = self.settings(rows[0], columns[0], **options)
+        settings.grid.prompts.extend(rows)
+        settings.grid.model_ids.extend(self._models.id_of(model) for model in columns)
+        settings.grid.lora_weights.extend(weights)
+        settings.grid.seeds.extend(seeds)
         return settings
 
     def draw(
@@ -137,46 +77,84 @@ class Generations:
         *,
         on_event: Callable[[GenerateResponse], None] | None = None,
         preview_interval: int | None = None,
+        keep_drawing: bool = False,
+        timeout: float | None = None,
     ) -> Drawing:
         """Draws and waits; `on_event` sees every message of the stream. A cut connection is taken up again.
 
-        Raises NotFound, InvalidArgument, FailedPrecondition, ResourceExhausted, Cancelled, Unavailable.
+        Leaving, by Ctrl-C, an exception of `on_event` or after `timeout` seconds, frees its place; with `keep_drawing`
+        it goes on, and its pictures are found in the gallery. Raises NotFound, InvalidArgument, FailedPrecondition,
+        ResourceExhausted, Cancelled, DeadlineExceeded, Unavailable.
         """
         pictures: dict[int, Picture] = {}
         generation: Generation | None = None
-        for answer in self.stream(settings, preview_interval=preview_interval):
+        answers = self.stream(settings, preview_interval=preview_interval, keep_drawing=keep_drawing, timeout=timeout)
+        for answer in answers:
             if on_event is not None:
                 on_event(answer)
             kind = answer.WhichOneof("event")
             if kind == "image":
                 image = answer.image.image
-                pictures[image.index] = Picture(answer.image.data, image.index, image.seed, image.width, image.height)
+                pictures[image.index] = Picture(answer.image.data, answer.generation_id, image)
             elif kind == "done":
                 generation = answer.done.generation
         if generation is None:
             raise InternalError("the Generator's stream ended before it was done", reason="STREAM_ENDED")
-        return Drawing(generation, tuple(pictures[index] for index in sorted(pictures)))
+        return drawing_of(generation, list(pictures.values()))
 
     def stream(
-        self, settings: GenerationSettings, *, preview_interval: int | None = None
+        self,
+        settings: GenerationSettings,
+        *,
+        preview_interval: int | None = None,
+        keep_drawing: bool = False,
+        timeout: float | None = None,
     ) -> Iterator[GenerateResponse]:
-        """The messages of a generation as they come. Leaving the iteration does not stop it: `cancel` does.
+        """The messages of a generation as they come. Leaving the iteration frees its place, unless `keep_drawing`.
 
-        A cut connection is taken up again under the same request id: nothing is drawn twice, messages may repeat.
+        A cut connection is taken up again under the same request id: what the server has dropped meanwhile is drawn
+        anew, what it has finished is not, and messages may repeat. `timeout` is seconds for all of it. Raises as
+        `draw`.
         """
-        request = pb.GenerateRequest(request_id=str(uuid.uuid4()), settings=settings, preview_interval=preview_interval)
-        attempt = 0
+        request = pb.GenerateRequest(
+            request_id=str(uuid.uuid4()),
+            settings=settings,
+            preview_interval=preview_interval,
+            keep_drawing=keep_drawing,
+        )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        reached: set[tuple[str, int, int]] = set()
+        attempt, was_accepted = 0, False
         while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                for answer in self._generator.stream(self._stub.Generate, request):
-                    attempt = 0
+                for answer in self._generator.stream(self._stub.Generate, request, timeout=left):
+                    was_accepted = True
+                    if (place := _place(answer)) not in reached:  # drawn further than ever: this leads somewhere
+                        reached.add(place)
+                        attempt = 0
                     yield answer
                 return
-            except Unavailable as error:
+            except (Unavailable, ResourceExhausted) as error:
                 attempt += 1
-                if attempt >= CALL_ATTEMPTS:
+                is_full = isinstance(error, ResourceExhausted)
+                if attempt >= CALL_ATTEMPTS or (is_full and (error.retry_after_seconds is None or not was_accepted)):
                     raise
-                time.sleep(delay_after(error, attempt - 1))
+                pause = delay_after(error, attempt - 1)
+                if deadline is not None and time.monotonic() + pause >= deadline:
+                    raise DeadlineExceeded(
+                        f"the pictures did not come within {timeout:g} s: {error.message}", reason="DEADLINE_EXCEEDED"
+                    ) from error
+                time.sleep(pause)
+
+    def start(self, settings: GenerationSettings) -> Generation:
+        """Has it drawn without anybody watching, and gives it as it was accepted; the gallery's `wait` waits for it.
+
+        Raises as `draw`, but for what goes wrong later: `status` and `failure` tell that.
+        """
+        for answer in self.stream(settings, keep_drawing=True):
+            return self.get(answer.generation_id)
+        raise InternalError("the Generator's stream ended before it began", reason="STREAM_ENDED")
 
     def cancel(self, generation_id: str) -> Generation:
         """Stops it within one denoising step. Raises NotFound, FailedPrecondition."""
@@ -190,7 +168,7 @@ class Generations:
         ).generation
 
     def image_bytes(self, generation_id: str, index: int) -> bytes:
-        """The PNG of a finished picture. Raises NotFound, DataLoss."""
+        """The file of a finished picture. Raises NotFound, DataLoss."""
         request = pb.DownloadGeneratedImageRequest(generation_id=generation_id, index=index)
         return bytes(self._generator.call(self._stub.DownloadGeneratedImage, request).content.data)
 
@@ -200,15 +178,29 @@ class Generations:
         request = pb.ListGenerationsRequest(page_size=limit, model_id=model_id)
         return self._generator.call(self._stub.ListGenerations, request).generations
 
+    def loaded(self) -> Sequence[LoadedModel]:
+        """The models in memory."""
+        return self._generator.call(self._stub.ListLoadedModels, pb.ListLoadedModelsRequest()).models
 
-def parse_size(size: Size) -> tuple[int, int]:
-    """(width, height) in pixels. Raises InvalidArgument naming `size`."""
-    if isinstance(size, tuple):
-        return size
-    if isinstance(size, int):
-        return size, size
-    parts = size.lower().replace("×", "x").split("x")
-    if len(parts) not in (1, 2) or not all(part.strip().isdecimal() for part in parts):
-        raise InvalidArgument({"size": f"{size!r} is neither a side like 512 nor a width and height like 512x768"})
-    sides = [int(part) for part in parts]
-    return sides[0], sides[-1]
+    def load(self, model: ModelRef) -> LoadedModel:
+        """Brings a model into memory before somebody waits for it, and waits until it is there. Raises as `draw`."""
+        request = pb.LoadModelRequest(model_id=self._models.id_of(model))
+        return self._generator.call(self._stub.LoadModel, request, timeout=None).model
+
+    def unload(self, model: ModelRef) -> None:
+        """Takes a model out of memory; one that is not there is no error. Raises FailedPrecondition while it draws."""
+        request = pb.UnloadModelRequest(model_id=self._models.id_of(model))
+        self._generator.call(self._stub.UnloadModel, request)
+
+
+def _place(answer: GenerateResponse) -> tuple[str, int, int]:
+    """How far a generation is when it says this; messages that tell of no progress have one place."""
+    match answer.WhichOneof("event"):
+        case "queued":
+            return "queued", answer.queued.position, 0
+        case "step":
+            return "step", answer.step.first_index, answer.step.step
+        case "image":
+            return "image", answer.image.image.index, 0
+        case _:
+            return "", 0, 0

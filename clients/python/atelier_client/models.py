@@ -125,6 +125,37 @@ class Models:
             pass  # an OSError inside the stream would only break it
         return self._catalog.call(self._stub.ImportModel, _import_parts(start, file), timeout=None, attempts=1).model
 
+    def register_hub(
+        self,
+        repo_id: str,
+        revision: str,
+        *,
+        name: str = "",
+        type: str = "base_model",
+        family: str = "stable_diffusion",
+        category: str = "image",
+        native_resolution: int = 0,
+        license: str = "",
+    ) -> Model:
+        """Makes a model of a diffusers folder on a hub, which is fetched at its first use: a pipeline, or, where `type`
+        is "controlnet", a ControlNet.
+
+        `revision` is a commit's 40 digits. Named after the repository where no name is given. Raises InvalidArgument,
+        NotFound.
+        """
+        request = pb.RegisterModelRequest(request_id=str(uuid.uuid4()), name=name or repo_id.rpartition("/")[2])
+        values = {
+            "type": type,
+            "family": family,
+            "category": category,
+            "layout": "controlnet" if type == "controlnet" else "pipeline",
+            "hub": {"repo_id": repo_id, "revision": revision},
+            "native_resolution": native_resolution,
+            "license": license,
+        }
+        plain.fill(request, values, path="model")
+        return self._catalog.call(self._stub.RegisterModel, request).model
+
     def import_lora(self, path: str | Path, base_model: ModelRef, **options: Any) -> Model:
         """As `import_weights`, by the name that it had while LoRAs were all there was."""
         return self.import_weights(path, base_model, **options)

@@ -1,6 +1,6 @@
 """Messages as plain values for JSON and people: short enum names, numbers as numbers, times as RFC 3339."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -22,8 +22,25 @@ def to_plain(message: Message) -> dict[str, Any]:
         if field.type == FieldDescriptor.TYPE_BYTES or (field.has_presence and not message.HasField(field.name)):
             continue
         value = getattr(message, field.name)
-        plain[field.name] = [_value(field, each) for each in value] if field.is_repeated else _value(field, value)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            of = field.message_type.fields_by_name["value"]
+            plain[field.name] = {str(key): _value(of, value[key]) for key in sorted(value)}
+        else:
+            plain[field.name] = [_value(field, each) for each in value] if field.is_repeated else _value(field, value)
     return plain
+
+
+def flatten(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, object]]:
+    """Nested plain values one a line, by their paths; what is left to the server or empty is left out."""
+    for name, value in values.items():
+        here = f"{path}.{name}"
+        if isinstance(value, dict):
+            yield from flatten(value, here)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for place, each in enumerate(value):
+                yield from flatten(each, f"{here}[{place}]")
+        elif value not in ("unspecified", []):
+            yield here, ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _value(field: Any, value: Any) -> Any:

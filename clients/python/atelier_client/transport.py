@@ -75,9 +75,12 @@ class Transport:
                     raise error from rpc_error
                 time.sleep(delay_after(error, attempt - 1))
 
-    def stream(self, method: Callable[..., Iterator[Response]], request: Request) -> Iterator[Response]:
-        """The messages of a server stream, once; leaving the iteration cancels the call. Raises AtelierError."""
-        call = method(request)
+    def stream(
+        self, method: Callable[..., Iterator[Response]], request: Request, *, timeout: float | None = None
+    ) -> Iterator[Response]:
+        """The messages of a server stream, once; leaving the iteration cancels the call. `timeout` is seconds for all
+        of them. Raises AtelierError."""
+        call = method(request, timeout=timeout)
         try:
             yield from call
         except grpc.RpcError as error:

@@ -104,11 +104,11 @@ class Base:
             set_lora_weights(self.components, weights)
             self._acting = dict(weights)
 
-    def words(self, prompt: str, negative: str | None, weights: Mapping[str, float]) -> Words:
+    def words(self, prompt: str, negative: str | None, weights: Mapping[str, float], *, weighted: bool) -> Words:
         """What the denoiser is told of a prompt and of what guidance leads away from, read once and kept."""
         import torch
 
-        key = (prompt, negative, tuple(sorted(weights.items())))
+        key = (prompt, negative, tuple(sorted(weights.items())), weighted)
         if (kept := self._words.get(key)) is not None:
             self._words.move_to_end(key)
             return kept[0]
@@ -118,8 +118,10 @@ class Base:
         with torch.no_grad(), ExitStack() as stack:
             for rows in self._word_rows.values():
                 stack.enter_context(rows.rows([by_rows] * len(prompts)))
-            read = encode_prompts(self.components, prompts)
-        warnings = self._cut({"prompt": prompt} | ({} if negative is None else {"negative_prompt": negative}))
+            read = encode_prompts(self.components, prompts, weighted=weighted)
+        told = {"prompt": prompt} | ({} if negative is None else {"negative_prompt": negative})
+        # Weighted prompts are read to their end, some words apart.
+        warnings = () if weighted else self._cut(told)
         unsaid = None if negative is None else some_of(read, slice(1, 2))
         words: Words = (some_of(read, slice(0, 1)), unsaid, warnings)
         size = sum(value.numel() * value.element_size() for value in read.values())

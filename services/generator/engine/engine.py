@@ -31,6 +31,7 @@ from services.generator.domain import (
     Queued,
     Shot,
     Stepped,
+    Syntax,
     Waiting,
 )
 from services.generator.engine.base import Base
@@ -342,7 +343,9 @@ class Engine:
     ) -> tuple[Sample, dict[str, float]]:
         settings = ticket.drawing.settings
         guided = settings.guidance_scale > 1
-        said, unsaid, warnings = base.words(shot.prompt, shot.negative_prompt if guided else None, weights)
+        weighted = settings.prompt_syntax is Syntax.WEIGHTED
+        negative = shot.negative_prompt if guided else None
+        said, unsaid, warnings = base.words(shot.prompt, negative, weights, weighted=weighted)
         ticket.warnings += [warning for warning in warnings if warning not in ticket.warnings]
         by_rows, acting = base.split(weights)
         sample = Sample(
@@ -357,8 +360,20 @@ class Engine:
             guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,
             adapters=by_rows,
+            **self._beginning(ticket.drawing),
         )
         return sample, acting
+
+    def _beginning(self, drawing: Drawing) -> dict[str, Any]:
+        """What a sample begins with, beside noise."""
+        import torch
+
+        asked, shown = drawing.settings.image_to_image, drawing.shown
+        if asked is None or shown.image is None:
+            return {}
+        picture = torch.from_numpy(shown.image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        mask = None if shown.mask is None else torch.from_numpy(shown.mask.copy())[None, None].float() / 255
+        return {"picture": picture, "strength": asked.strength, "mask": mask}
 
     def _pass(self) -> None:
         """One pass of the denoiser, and what comes of it."""

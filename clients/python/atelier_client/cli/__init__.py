@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from atelier_client.cli import datasets, generate, jobs, models, seed, train, up
+from atelier_client.cli import datasets, gallery, generate, jobs, models, seed, train, up
 from atelier_client.cli.session import ErrorGroup, Session
 
 app = typer.Typer(
@@ -19,8 +19,10 @@ app = typer.Typer(
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(gallery.app, name="gallery")
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
+app.command("grid")(generate.grid)
 app.command("seed")(seed.seed)
 app.command("up")(up.up)
 

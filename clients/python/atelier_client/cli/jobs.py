@@ -1,15 +1,14 @@
 """`atelier jobs ...`"""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from atelier.trainer.v1.training_pb2 import JobStatus, LogLevel, TrainingJob, TrainingMethod
 
 from atelier_client.cli.session import JsonOption, out, print_fields, print_json, print_table, session_of, time_text
 from atelier_client.cli.watching import figures, watch_or_leave
-from atelier_client.plain import short_name, to_plain
+from atelier_client.plain import flatten, short_name, to_plain
 
 app = typer.Typer(no_args_is_help=True, help="Training jobs: list, start, watch, pause, resume, retry, promote.")
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
@@ -72,7 +71,7 @@ def show(context: typer.Context, job: JobArgument, json: JsonOption = False) -> 
             ("created", time_text(found.created_at)),
             ("started", time_text(found.started_at)),
             ("finished", time_text(found.finished_at)),
-            *_flat(to_plain(found.config), "config"),
+            *flatten(to_plain(found.config), "config"),
         ]
     )
 
@@ -217,15 +216,6 @@ def _answer(job: TrainingJob, json: bool, what: str) -> None:
         print_json(job)
     else:
         out.print(f"Job {job.id} {what}.", markup=False)
-
-
-def _flat(values: dict[str, Any], path: str) -> Iterator[tuple[str, object]]:
-    """Nested settings one a line, by their paths; what is left to the server or empty is left out."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}.{name}")
-        elif value not in ("unspecified", []):
-            yield f"{path}.{name}", ", ".join(value) if isinstance(value, list) else value
 
 
 def _status(job: TrainingJob) -> str:

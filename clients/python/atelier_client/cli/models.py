@@ -30,7 +30,7 @@ TokenOption = Annotated[
 def list_(
     context: typer.Context,
     category: Annotated[str, typer.Option(help="image or video.")] = "",
-    type: Annotated[str, typer.Option(help="base_model, lora, dreambooth or full.")] = "",
+    type: Annotated[str, typer.Option(help="base_model, lora, dreambooth, full or controlnet.")] = "",
     json: JsonOption = False,
 ) -> None:
     """All models."""
@@ -120,6 +120,23 @@ def import_(
 
 
 @app.command()
+def register(
+    context: typer.Context,
+    repository: Annotated[str, typer.Argument(help="For example lllyasviel/sd-controlnet-canny.", show_default=False)],
+    revision: Annotated[str, typer.Option(help="The commit, 40 digits.")],
+    type: Annotated[str, typer.Option(help="base_model or controlnet.")] = "base_model",
+    family: Annotated[str, typer.Option(help="An unknown one lists the known.")] = "stable_diffusion",
+    category: Annotated[str, typer.Option(help="image or video.")] = "image",
+    name: Annotated[str, typer.Option(help="Default: the repository's.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Make a model of a diffusers folder on a hub: a base model, or a ControlNet. It is fetched at its first use."""
+    with session_of(context).client() as client:
+        made = client.models.register_hub(repository, revision, name=name, type=type, family=family, category=category)
+    _registered(made, json)
+
+
+@app.command()
 def push(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Id or name.", show_default=False)],
@@ -163,6 +180,53 @@ def pull(
             token=token,
         ).model
     _registered(made, json)
+
+
+@app.command()
+def loaded(context: typer.Context, json: JsonOption = False) -> None:
+    """The models in memory, with the LoRAs on each."""
+    with session_of(context).client() as client:
+        found = client.generations.loaded()
+    if json:
+        print_json(list(found))
+        return
+    rows = (
+        (
+            each.model_id,
+            each.name,
+            bytes_text(each.memory_bytes),
+            ", ".join(map(str, each.lora_model_ids)),
+            each.num_drawing or "",
+            f"{each.idle_millis / 1000:.0f} s" if not each.num_drawing else "",
+        )
+        for each in found
+    )
+    print_table(["ID", "NAME", "MEMORY", "LORAS", "DRAWING", "IDLE"], rows, empty="No model is in memory.")
+
+
+@app.command()
+def load(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Id or name.", show_default=False)],
+    json: JsonOption = False,
+) -> None:
+    """Bring a model into memory before somebody waits for it."""
+    with session_of(context).client() as client:
+        found = client.generations.load(model)
+    if json:
+        print_json(found)
+    else:
+        out.print(f"Model {found.model_id} {found.name!r} is in memory: {bytes_text(found.memory_bytes)}", markup=False)
+
+
+@app.command()
+def unload(
+    context: typer.Context, model: Annotated[str, typer.Argument(help="Id or name.", show_default=False)]
+) -> None:
+    """Take a model out of memory."""
+    with session_of(context).client() as client:
+        client.generations.unload(model)
+    out.print(f"Model {model} is not in memory.", markup=False)
 
 
 def _registered(made: Model, as_json: bool) -> None:

@@ -31,6 +31,8 @@ class _ModelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelType.V
     MODEL_TYPE_LORA: _ModelType.ValueType  # 2
     MODEL_TYPE_DREAMBOOTH: _ModelType.ValueType  # 3
     MODEL_TYPE_FULL: _ModelType.ValueType  # 4
+    MODEL_TYPE_CONTROLNET: _ModelType.ValueType  # 5
+    """Shows pictures to models of its family while they draw (Zhang et al. 2023)."""
 
 class ModelType(_ModelType, metaclass=_ModelTypeEnumTypeWrapper):
     """What a model is, in the guide's words."""
@@ -40,6 +42,8 @@ MODEL_TYPE_BASE_MODEL: ModelType.ValueType  # 1
 MODEL_TYPE_LORA: ModelType.ValueType  # 2
 MODEL_TYPE_DREAMBOOTH: ModelType.ValueType  # 3
 MODEL_TYPE_FULL: ModelType.ValueType  # 4
+MODEL_TYPE_CONTROLNET: ModelType.ValueType  # 5
+"""Shows pictures to models of its family while they draw (Zhang et al. 2023)."""
 Global___ModelType: _TypeAlias = ModelType  # noqa: Y015
 
 class _ModelCategory:
@@ -101,6 +105,8 @@ class _WeightsLayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weights
     """One `model.safetensors` with a whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it. What a
     diffusers folder has beside the weights (configurations, tokenizers) is its base model's.
     """
+    WEIGHTS_LAYOUT_CONTROLNET: _WeightsLayout.ValueType  # 4
+    """`config.json` and `diffusion_pytorch_model.safetensors` of a diffusers ControlNetModel."""
 
 class WeightsLayout(_WeightsLayout, metaclass=_WeightsLayoutEnumTypeWrapper):
     """How a model's weights are laid out."""
@@ -114,6 +120,8 @@ WEIGHTS_LAYOUT_SINGLE_FILE: WeightsLayout.ValueType  # 3
 """One `model.safetensors` with a whole checkpoint in its authors' layout, as ComfyUI and AUTOMATIC1111 read it. What a
 diffusers folder has beside the weights (configurations, tokenizers) is its base model's.
 """
+WEIGHTS_LAYOUT_CONTROLNET: WeightsLayout.ValueType  # 4
+"""`config.json` and `diffusion_pytorch_model.safetensors` of a diffusers ControlNetModel."""
 Global___WeightsLayout: _TypeAlias = WeightsLayout  # noqa: Y015
 
 @_typing.final

@@ -65,15 +65,58 @@ class _PictureFormat:
 class _PictureFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PictureFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PICTURE_FORMAT_UNSPECIFIED: _PictureFormat.ValueType  # 0
-    """PNG."""
+    """PNG; MP4 of a clip."""
     PICTURE_FORMAT_PNG: _PictureFormat.ValueType  # 1
+    PICTURE_FORMAT_WEBP: _PictureFormat.ValueType  # 2
+    PICTURE_FORMAT_JPEG: _PictureFormat.ValueType  # 3
+    PICTURE_FORMAT_MP4: _PictureFormat.ValueType  # 4
+    """H.264; of clips."""
+    PICTURE_FORMAT_ANIMATED_WEBP: _PictureFormat.ValueType  # 5
+    """Animated; of clips."""
 
-class PictureFormat(_PictureFormat, metaclass=_PictureFormatEnumTypeWrapper): ...
+class PictureFormat(_PictureFormat, metaclass=_PictureFormatEnumTypeWrapper):
+    """Each holds the settings it was drawn with, as the `parameters` text that other tools read and as the whole request."""
 
 PICTURE_FORMAT_UNSPECIFIED: PictureFormat.ValueType  # 0
-"""PNG."""
+"""PNG; MP4 of a clip."""
 PICTURE_FORMAT_PNG: PictureFormat.ValueType  # 1
+PICTURE_FORMAT_WEBP: PictureFormat.ValueType  # 2
+PICTURE_FORMAT_JPEG: PictureFormat.ValueType  # 3
+PICTURE_FORMAT_MP4: PictureFormat.ValueType  # 4
+"""H.264; of clips."""
+PICTURE_FORMAT_ANIMATED_WEBP: PictureFormat.ValueType  # 5
+"""Animated; of clips."""
 Global___PictureFormat: _TypeAlias = PictureFormat  # noqa: Y015
+
+class _PromptSyntax:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PromptSyntaxEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PromptSyntax.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROMPT_SYNTAX_UNSPECIFIED: _PromptSyntax.ValueType  # 0
+    """WEIGHTED."""
+    PROMPT_SYNTAX_WEIGHTED: _PromptSyntax.ValueType  # 1
+    """As Stable Diffusion WebUI (A1111) reads them: `(words:1.3)` weighs 1.3, `(words)` 1.1, `[words]` 1/1.1, BREAK begins a
+    new stretch of 75 tokens. Beside that `{one|another}` chooses for each picture, and `__name__` takes a line of
+    `wildcards`. A backslash before a bracket leaves it a bracket.
+    """
+    PROMPT_SYNTAX_PLAIN: _PromptSyntax.ValueType  # 2
+    """Each character stands for itself."""
+
+class PromptSyntax(_PromptSyntax, metaclass=_PromptSyntaxEnumTypeWrapper):
+    """How prompts are read."""
+
+PROMPT_SYNTAX_UNSPECIFIED: PromptSyntax.ValueType  # 0
+"""WEIGHTED."""
+PROMPT_SYNTAX_WEIGHTED: PromptSyntax.ValueType  # 1
+"""As Stable Diffusion WebUI (A1111) reads them: `(words:1.3)` weighs 1.3, `(words)` 1.1, `[words]` 1/1.1, BREAK begins a
+new stretch of 75 tokens. Beside that `{one|another}` chooses for each picture, and `__name__` takes a line of
+`wildcards`. A backslash before a bracket leaves it a bracket.
+"""
+PROMPT_SYNTAX_PLAIN: PromptSyntax.ValueType  # 2
+"""Each character stands for itself."""
+Global___PromptSyntax: _TypeAlias = PromptSyntax  # noqa: Y015
 
 class _GenerationStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -126,10 +169,341 @@ class LoraWeight(_message.Message):
 Global___LoraWeight: _TypeAlias = LoraWeight  # noqa: Y015
 
 @_typing.final
+class GeneratedImageRef(_message.Message):
+    """A picture of a generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    generation_id: _builtins.str
+    index: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation_id: _builtins.str = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation_id", b"generation_id", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratedImageRef: _TypeAlias = GeneratedImageRef  # noqa: Y015
+
+@_typing.final
+class InputImage(_message.Message):
+    """A picture that a request begins with: PNG, JPEG or WebP, turned upright and read as RGB. Bytes are kept, and the
+    answer's settings name them by their digest.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    GENERATED_FIELD_NUMBER: _builtins.int
+    DATASET_IMAGE_ID_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    sha256: _builtins.str
+    """Lower-case hex SHA-256 of a picture that an earlier request has sent."""
+    dataset_image_id: _builtins.int
+    """Of the Catalog."""
+    @_builtins.property
+    def generated(self) -> Global___GeneratedImageRef: ...
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        sha256: _builtins.str = ...,
+        generated: Global___GeneratedImageRef | None = ...,
+        dataset_image_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "dataset_image_id", b"dataset_image_id", "generated", b"generated", "sha256", b"sha256", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "dataset_image_id", b"dataset_image_id", "generated", b"generated", "sha256", b"sha256", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["data", "sha256", "generated", "dataset_image_id"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___InputImage: _TypeAlias = InputImage  # noqa: Y015
+
+@_typing.final
+class ImageToImage(_message.Message):
+    """Begins with a picture instead of noise (SDEdit, Meng et al. 2021). Where width and height are unset, its shape is
+    kept at about the model's own number of pixels; where they are set, it is cut in its middle to their shape.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    MASK_BLUR_FIELD_NUMBER: _builtins.int
+    strength: _builtins.float
+    """Which share of the steps is drawn: 1 leaves nothing of the picture. [0.75]"""
+    mask_blur: _builtins.int
+    """Pixels over which what is drawn fades into what stays. [4]"""
+    @_builtins.property
+    def image(self) -> Global___InputImage: ...
+    @_builtins.property
+    def mask(self) -> Global___InputImage:
+        """Inpainting: white is drawn anew, black stays as it is. Of the picture's shape."""
+
+    def __init__(
+        self,
+        *,
+        image: Global___InputImage | None = ...,
+        strength: _builtins.float | None = ...,
+        mask: Global___InputImage | None = ...,
+        mask_blur: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask_blur", b"_mask_blur", "_strength", b"_strength", "image", b"image", "mask", b"mask", "mask_blur", b"mask_blur", "strength", b"strength"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask_blur", b"_mask_blur", "_strength", b"_strength", "image", b"image", "mask", b"mask", "mask_blur", b"mask_blur", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mask_blur: _TypeAlias = _typing.Literal["mask_blur"]  # noqa: Y015
+    _WhichOneofArgType__mask_blur: _TypeAlias = _typing.Literal["_mask_blur", b"_mask_blur"]  # noqa: Y015
+    _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
+    _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask_blur) -> _WhichOneofReturnType__mask_blur | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+
+Global___ImageToImage: _TypeAlias = ImageToImage  # noqa: Y015
+
+@_typing.final
+class ImageToVideo(_message.Message):
+    """A clip that begins with a picture. Needs a model that draws clips."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MOTION_BUCKET_ID_FIELD_NUMBER: _builtins.int
+    NOISE_AUGMENTATION_FIELD_NUMBER: _builtins.int
+    num_frames: _builtins.int
+    """Unset means the model's own."""
+    frames_per_second: _builtins.int
+    """[7]"""
+    motion_bucket_id: _builtins.int
+    """How much moves. [127]"""
+    noise_augmentation: _builtins.float
+    """Noise laid on the picture: more leaves more freedom. [0.02]"""
+    @_builtins.property
+    def image(self) -> Global___InputImage: ...
+    def __init__(
+        self,
+        *,
+        image: Global___InputImage | None = ...,
+        num_frames: _builtins.int | None = ...,
+        frames_per_second: _builtins.int | None = ...,
+        motion_bucket_id: _builtins.int | None = ...,
+        noise_augmentation: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frames_per_second", b"_frames_per_second", "_motion_bucket_id", b"_motion_bucket_id", "_noise_augmentation", b"_noise_augmentation", "_num_frames", b"_num_frames", "frames_per_second", b"frames_per_second", "image", b"image", "motion_bucket_id", b"motion_bucket_id", "noise_augmentation", b"noise_augmentation", "num_frames", b"num_frames"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frames_per_second", b"_frames_per_second", "_motion_bucket_id", b"_motion_bucket_id", "_noise_augmentation", b"_noise_augmentation", "_num_frames", b"_num_frames", "frames_per_second", b"frames_per_second", "image", b"image", "motion_bucket_id", b"motion_bucket_id", "noise_augmentation", b"noise_augmentation", "num_frames", b"num_frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frames_per_second: _TypeAlias = _typing.Literal["frames_per_second"]  # noqa: Y015
+    _WhichOneofArgType__frames_per_second: _TypeAlias = _typing.Literal["_frames_per_second", b"_frames_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__motion_bucket_id: _TypeAlias = _typing.Literal["motion_bucket_id"]  # noqa: Y015
+    _WhichOneofArgType__motion_bucket_id: _TypeAlias = _typing.Literal["_motion_bucket_id", b"_motion_bucket_id"]  # noqa: Y015
+    _WhichOneofReturnType__noise_augmentation: _TypeAlias = _typing.Literal["noise_augmentation"]  # noqa: Y015
+    _WhichOneofArgType__noise_augmentation: _TypeAlias = _typing.Literal["_noise_augmentation", b"_noise_augmentation"]  # noqa: Y015
+    _WhichOneofReturnType__num_frames: _TypeAlias = _typing.Literal["num_frames"]  # noqa: Y015
+    _WhichOneofArgType__num_frames: _TypeAlias = _typing.Literal["_num_frames", b"_num_frames"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frames_per_second) -> _WhichOneofReturnType__frames_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__motion_bucket_id) -> _WhichOneofReturnType__motion_bucket_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_augmentation) -> _WhichOneofReturnType__noise_augmentation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_frames) -> _WhichOneofReturnType__num_frames | None: ...
+
+Global___ImageToVideo: _TypeAlias = ImageToVideo  # noqa: Y015
+
+@_typing.final
+class ControlImage(_message.Message):
+    """A ControlNet (Zhang et al. 2023) and the picture that it is shown, for example of edges, as the ControlNet was trained
+    on. Cut and scaled to the drawing's size.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.int
+    weight: _builtins.float
+    """[1.0]"""
+    start: _builtins.float
+    """It acts from this share of the steps on. [0]"""
+    end: _builtins.float
+    """Until this share. [1]"""
+    @_builtins.property
+    def image(self) -> Global___InputImage: ...
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.int = ...,
+        image: Global___InputImage | None = ...,
+        weight: _builtins.float | None = ...,
+        start: _builtins.float | None = ...,
+        end: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_start", b"_start", "_weight", b"_weight", "end", b"end", "image", b"image", "start", b"start", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_start", b"_start", "_weight", b"_weight", "end", b"end", "image", b"image", "model_id", b"model_id", "start", b"start", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___ControlImage: _TypeAlias = ControlImage  # noqa: Y015
+
+@_typing.final
+class HighResolutionPass(_message.Message):
+    """A second pass: the finished picture is enlarged (Lanczos) and drawn over at its new size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCALE_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    scale: _builtins.float
+    """Of width and height; what comes of it is rounded to what the model can draw. [2]"""
+    strength: _builtins.float
+    """As of ImageToImage. [0.5]"""
+    steps: _builtins.int
+    """Unset means as many as the first pass; `strength` is the share of them that is drawn."""
+    def __init__(
+        self,
+        *,
+        scale: _builtins.float | None = ...,
+        strength: _builtins.float | None = ...,
+        steps: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "_steps", b"_steps", "_strength", b"_strength", "scale", b"scale", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "_steps", b"_steps", "_strength", b"_strength", "scale", b"scale", "steps", b"steps", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
+    _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+
+Global___HighResolutionPass: _TypeAlias = HighResolutionPass  # noqa: Y015
+
+@_typing.final
+class WildcardLines(_message.Message):
+    """The lines that `__name__` in a prompt chooses from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WildcardLines: _TypeAlias = WildcardLines  # noqa: Y015
+
+@_typing.final
+class Grid(_message.Message):
+    """Draws every combination, and a labelled sheet of them all behind them: a row for each prompt and seed, a column for
+    each model and weight. An axis that is empty has the settings' own value. At most 256 pictures; `count` stays unset.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    MODEL_IDS_FIELD_NUMBER: _builtins.int
+    LORA_WEIGHTS_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def lora_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """`lora_weight` of models that are LoRAs."""
+
+    @_builtins.property
+    def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[_builtins.str] | None = ...,
+        model_ids: _abc.Iterable[_builtins.int] | None = ...,
+        lora_weights: _abc.Iterable[_builtins.float] | None = ...,
+        seeds: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lora_weights", b"lora_weights", "model_ids", b"model_ids", "prompts", b"prompts", "seeds", b"seeds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grid: _TypeAlias = Grid  # noqa: Y015
+
+@_typing.final
 class GenerationSettings(_message.Message):
     """What to draw. Every field has a default, and the answer shows it filled in."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WildcardsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___WildcardLines: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___WildcardLines | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
@@ -145,17 +519,28 @@ class GenerationSettings(_message.Message):
     LORA_WEIGHT_FIELD_NUMBER: _builtins.int
     LORAS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    IMAGE_TO_IMAGE_FIELD_NUMBER: _builtins.int
+    IMAGE_TO_VIDEO_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
+    HIGH_RESOLUTION_FIELD_NUMBER: _builtins.int
+    PROMPT_SYNTAX_FIELD_NUMBER: _builtins.int
+    WILDCARDS_FIELD_NUMBER: _builtins.int
+    GRID_FIELD_NUMBER: _builtins.int
+    DETERMINISTIC_FIELD_NUMBER: _builtins.int
     model_id: _builtins.int
     prompt: _builtins.str
-    """At most 77 tokens are read; more are cut, with a warning in the answer."""
+    """As long as one likes where `prompt_syntax` is WEIGHTED: each 75 tokens are read apart. PLAIN reads at most what the
+    model does, and a warning of the answer tells what was cut.
+    """
     negative_prompt: _builtins.str
     width: _builtins.int
-    """Pixels. Unset means the model's own. The model's family may ask for a larger multiple than 8."""
+    """Pixels. Unset means the model's own, or the picture's shape where drawing begins with one. The model's family may ask for a larger multiple than 8."""
     height: _builtins.int
     steps: _builtins.int
     """Denoising steps. [25]"""
     guidance_scale: _builtins.float
-    """Classifier-free guidance scale (Ho and Salimans 2022); 1 or less turns guidance off. [7.5]"""
+    """Classifier-free guidance scale (Ho and Salimans 2022); 1 or less turns guidance off. [7.5; 3 for clips]"""
     guidance_rescale: _builtins.float
     """Lin et al. 2023, section 3.4. [0]"""
     scheduler: Global___Scheduler.ValueType
@@ -166,10 +551,33 @@ class GenerationSettings(_message.Message):
     lora_weight: _builtins.float
     """For a model_id that is a LoRA: how strongly it is applied. [1.0]"""
     format: Global___PictureFormat.ValueType
+    quality: _builtins.int
+    """Of WebP and JPEG: 100 is best, and lossless in WebP. [90]"""
+    prompt_syntax: Global___PromptSyntax.ValueType
+    deterministic: _builtins.bool
+    """Draws each picture by itself, so that the same request on the same machine gives the same bytes whoever else draws.
+    Otherwise pictures share passes of the denoiser, and may differ in the last digit of a pixel. Slower.
+    """
     @_builtins.property
     def loras(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoraWeight]:
         """More LoRAs of the same base."""
 
+    @_builtins.property
+    def image_to_image(self) -> Global___ImageToImage: ...
+    @_builtins.property
+    def image_to_video(self) -> Global___ImageToVideo:
+        """Models that draw clips need it, and others refuse it."""
+
+    @_builtins.property
+    def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ControlImage]: ...
+    @_builtins.property
+    def high_resolution(self) -> Global___HighResolutionPass: ...
+    @_builtins.property
+    def wildcards(self) -> _containers.MessageMap[_builtins.str, Global___WildcardLines]:
+        """By name. The choice hangs on the picture's seed alone."""
+
+    @_builtins.property
+    def grid(self) -> Global___Grid: ...
     def __init__(
         self,
         *,
@@ -187,10 +595,19 @@ class GenerationSettings(_message.Message):
         lora_weight: _builtins.float | None = ...,
         loras: _abc.Iterable[Global___LoraWeight] | None = ...,
         format: Global___PictureFormat.ValueType = ...,
+        quality: _builtins.int | None = ...,
+        image_to_image: Global___ImageToImage | None = ...,
+        image_to_video: Global___ImageToVideo | None = ...,
+        controls: _abc.Iterable[Global___ControlImage] | None = ...,
+        high_resolution: Global___HighResolutionPass | None = ...,
+        prompt_syntax: Global___PromptSyntax.ValueType = ...,
+        wildcards: _abc.Mapping[_builtins.str, Global___WildcardLines] | None = ...,
+        grid: Global___Grid | None = ...,
+        deterministic: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora_weight", b"_lora_weight", "_seed", b"_seed", "_steps", b"_steps", "_width", b"_width", "count", b"count", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "lora_weight", b"lora_weight", "seed", b"seed", "steps", b"steps", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora_weight", b"_lora_weight", "_quality", b"_quality", "_seed", b"_seed", "_steps", b"_steps", "_width", b"_width", "count", b"count", "grid", b"grid", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "high_resolution", b"high_resolution", "image_to_image", b"image_to_image", "image_to_video", b"image_to_video", "lora_weight", b"lora_weight", "quality", b"quality", "seed", b"seed", "steps", b"steps", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora_weight", b"_lora_weight", "_seed", b"_seed", "_steps", b"_steps", "_width", b"_width", "count", b"count", "format", b"format", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "lora_weight", b"lora_weight", "loras", b"loras", "model_id", b"model_id", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "scheduler", b"scheduler", "seed", b"seed", "steps", b"steps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_lora_weight", b"_lora_weight", "_quality", b"_quality", "_seed", b"_seed", "_steps", b"_steps", "_width", b"_width", "controls", b"controls", "count", b"count", "deterministic", b"deterministic", "format", b"format", "grid", b"grid", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "high_resolution", b"high_resolution", "image_to_image", b"image_to_image", "image_to_video", b"image_to_video", "lora_weight", b"lora_weight", "loras", b"loras", "model_id", b"model_id", "negative_prompt", b"negative_prompt", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "quality", b"quality", "scheduler", b"scheduler", "seed", b"seed", "steps", b"steps", "width", b"width", "wildcards", b"wildcards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
@@ -202,6 +619,8 @@ class GenerationSettings(_message.Message):
     _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
     _WhichOneofReturnType__lora_weight: _TypeAlias = _typing.Literal["lora_weight"]  # noqa: Y015
     _WhichOneofArgType__lora_weight: _TypeAlias = _typing.Literal["_lora_weight", b"_lora_weight"]  # noqa: Y015
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
@@ -219,6 +638,8 @@ class GenerationSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_weight) -> _WhichOneofReturnType__lora_weight | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
@@ -226,6 +647,33 @@ class GenerationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___GenerationSettings: _TypeAlias = GenerationSettings  # noqa: Y015
+
+@_typing.final
+class SafetyVerdict(_message.Message):
+    """What the safety checker found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_FLAGGED_FIELD_NUMBER: _builtins.int
+    CONCEPTS_FIELD_NUMBER: _builtins.int
+    is_flagged: _builtins.bool
+    @_builtins.property
+    def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of those that crossed their thresholds, numbers as the checker counts its concepts."""
+
+    def __init__(
+        self,
+        *,
+        is_flagged: _builtins.bool = ...,
+        concepts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concepts", b"concepts", "is_flagged", b"is_flagged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SafetyVerdict: _TypeAlias = SafetyVerdict  # noqa: Y015
 
 @_typing.final
 class GeneratedImage(_message.Message):
@@ -239,6 +687,14 @@ class GeneratedImage(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    NEGATIVE_PROMPT_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    LORA_WEIGHT_FIELD_NUMBER: _builtins.int
+    SAFETY_FIELD_NUMBER: _builtins.int
+    IS_SHEET_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """From 0."""
     seed: _builtins.int
@@ -246,6 +702,21 @@ class GeneratedImage(_message.Message):
     width: _builtins.int
     height: _builtins.int
     size_bytes: _builtins.int
+    content_type: _builtins.str
+    """For example image/webp."""
+    prompt: _builtins.str
+    """As it was read, wildcards chosen."""
+    negative_prompt: _builtins.str
+    model_id: _builtins.int
+    lora_weight: _builtins.float
+    is_sheet: _builtins.bool
+    """The labelled sheet of a grid, behind its pictures."""
+    num_frames: _builtins.int
+    """Of a clip; 0 of a picture."""
+    @_builtins.property
+    def safety(self) -> Global___SafetyVerdict:
+        """Set where this deployment checks pictures."""
+
     def __init__(
         self,
         *,
@@ -255,12 +726,22 @@ class GeneratedImage(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
+        content_type: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        negative_prompt: _builtins.str = ...,
+        model_id: _builtins.int = ...,
+        lora_weight: _builtins.float | None = ...,
+        safety: Global___SafetyVerdict | None = ...,
+        is_sheet: _builtins.bool = ...,
+        num_frames: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lora_weight", b"_lora_weight", "lora_weight", b"lora_weight", "safety", b"safety"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "index", b"index", "seed", b"seed", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lora_weight", b"_lora_weight", "content_type", b"content_type", "height", b"height", "index", b"index", "is_sheet", b"is_sheet", "lora_weight", b"lora_weight", "model_id", b"model_id", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "prompt", b"prompt", "safety", b"safety", "seed", b"seed", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lora_weight: _TypeAlias = _typing.Literal["lora_weight"]  # noqa: Y015
+    _WhichOneofArgType__lora_weight: _TypeAlias = _typing.Literal["_lora_weight", b"_lora_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_weight) -> _WhichOneofReturnType__lora_weight | None: ...
 
 Global___GeneratedImage: _TypeAlias = GeneratedImage  # noqa: Y015
 
@@ -302,10 +783,17 @@ class Generation(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
+    IS_KEPT_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID."""
     status: Global___GenerationStatus.ValueType
     model_name: _builtins.str
+    is_kept: _builtins.bool
+    """Retention leaves it alone."""
+    principal: _builtins.str
+    """Who asked: the name that the gateway gave, or the client's address."""
     @_builtins.property
     def settings(self) -> Global___GenerationSettings: ...
     @_builtins.property
@@ -320,6 +808,10 @@ class Generation(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For example that a prompt was cut."""
 
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratedImageRef]:
+        """The generated pictures it began with."""
+
     def __init__(
         self,
         *,
@@ -332,10 +824,13 @@ class Generation(_message.Message):
         failure: Global___GenerationFailure | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         model_name: _builtins.str = ...,
+        parents: _abc.Iterable[Global___GeneratedImageRef] | None = ...,
+        is_kept: _builtins.bool = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "finished_at", b"finished_at", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "images", b"images", "model_name", b"model_name", "settings", b"settings", "status", b"status", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "images", b"images", "is_kept", b"is_kept", "model_name", b"model_name", "parents", b"parents", "principal", b"principal", "settings", b"settings", "status", b"status", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,14 +50,31 @@ class GetGeneratorCapabilitiesResponse(_message.Message):
     MAX_QUEUE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    MAX_GRID_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_FIELD_NUMBER: _builtins.int
+    CLIP_FAMILIES_FIELD_NUMBER: _builtins.int
+    CONTROL_FAMILIES_FIELD_NUMBER: _builtins.int
+    HAS_SAFETY_CHECKER_FIELD_NUMBER: _builtins.int
+    MAX_AGE_DAYS_FIELD_NUMBER: _builtins.int
+    MAX_GALLERY_BYTES_FIELD_NUMBER: _builtins.int
     max_side: _builtins.int
     """Pixels a side at most."""
     max_steps: _builtins.int
     max_count: _builtins.int
     max_queue: _builtins.int
+    """Requests of one caller that may wait."""
     device: _builtins.str
     """cpu, cuda or mps."""
     version: _builtins.str
+    max_grid: _builtins.int
+    """Pictures of a grid at most."""
+    max_batch: _builtins.int
+    """Pictures that share a pass of the denoiser at most."""
+    has_safety_checker: _builtins.bool
+    max_age_days: _builtins.int
+    """Days after which a generation that nobody keeps is removed; 0: never."""
+    max_gallery_bytes: _builtins.int
+    """Bytes of pictures above which the oldest that nobody keeps are removed; 0: never."""
     @_builtins.property
     def families(self) -> _containers.RepeatedScalarFieldContainer[_model_pb2.ModelFamily.ValueType]: ...
     @_builtins.property
@@ -67,6 +84,14 @@ class GetGeneratorCapabilitiesResponse(_message.Message):
     @_builtins.property
     def defaults(self) -> _generation_pb2.GenerationSettings:
         """What unset fields become; size is the model's."""
+
+    @_builtins.property
+    def clip_families(self) -> _containers.RepeatedScalarFieldContainer[_model_pb2.ModelFamily.ValueType]:
+        """Families that draw clips."""
+
+    @_builtins.property
+    def control_families(self) -> _containers.RepeatedScalarFieldContainer[_model_pb2.ModelFamily.ValueType]:
+        """Families that ControlNets are loaded for."""
 
     def __init__(
         self,
@@ -81,10 +106,17 @@ class GetGeneratorCapabilitiesResponse(_message.Message):
         max_queue: _builtins.int = ...,
         device: _builtins.str = ...,
         version: _builtins.str = ...,
+        max_grid: _builtins.int = ...,
+        max_batch: _builtins.int = ...,
+        clip_families: _abc.Iterable[_model_pb2.ModelFamily.ValueType] | None = ...,
+        control_families: _abc.Iterable[_model_pb2.ModelFamily.ValueType] | None = ...,
+        has_safety_checker: _builtins.bool = ...,
+        max_age_days: _builtins.int = ...,
+        max_gallery_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "device", b"device", "families", b"families", "formats", b"formats", "max_count", b"max_count", "max_queue", b"max_queue", "max_side", b"max_side", "max_steps", b"max_steps", "schedulers", b"schedulers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_families", b"clip_families", "control_families", b"control_families", "defaults", b"defaults", "device", b"device", "families", b"families", "formats", b"formats", "has_safety_checker", b"has_safety_checker", "max_age_days", b"max_age_days", "max_batch", b"max_batch", "max_count", b"max_count", "max_gallery_bytes", b"max_gallery_bytes", "max_grid", b"max_grid", "max_queue", b"max_queue", "max_side", b"max_side", "max_steps", b"max_steps", "schedulers", b"schedulers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,10 +129,13 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     PREVIEW_INTERVAL_FIELD_NUMBER: _builtins.int
+    KEEP_DRAWING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID of the caller's choice: the same id again gives the first generation, without drawing it twice."""
     preview_interval: _builtins.int
     """Steps between previews; unset means none."""
+    keep_drawing: _builtins.bool
+    """Goes on when the client leaves; the pictures are kept."""
     @_builtins.property
     def settings(self) -> _generation_pb2.GenerationSettings: ...
     def __init__(
@@ -109,10 +144,11 @@ class GenerateRequest(_message.Message):
         request_id: _builtins.str = ...,
         settings: _generation_pb2.GenerationSettings | None = ...,
         preview_interval: _builtins.int | None = ...,
+        keep_drawing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_preview_interval", b"_preview_interval", "preview_interval", b"preview_interval", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview_interval", b"_preview_interval", "preview_interval", b"preview_interval", "request_id", b"request_id", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preview_interval", b"_preview_interval", "keep_drawing", b"keep_drawing", "preview_interval", b"preview_interval", "request_id", b"request_id", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preview_interval: _TypeAlias = _typing.Literal["preview_interval"]  # noqa: Y015
     _WhichOneofArgType__preview_interval: _TypeAlias = _typing.Literal["_preview_interval", b"_preview_interval"]  # noqa: Y015
@@ -279,7 +315,7 @@ class GenerationPreview(_message.Message):
     index: _builtins.int
     step: _builtins.int
     data: _builtins.bytes
-    """PNG of what the picture looks like at this step."""
+    """PNG of what the picture looks like at this step, an eighth of its size a side with most models."""
     def __init__(
         self,
         *,
@@ -359,7 +395,10 @@ class GenerateImagesRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    KEEP_DRAWING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    keep_drawing: _builtins.bool
+    """Goes on when the client leaves; the pictures are kept."""
     @_builtins.property
     def settings(self) -> _generation_pb2.GenerationSettings: ...
     def __init__(
@@ -367,10 +406,11 @@ class GenerateImagesRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         settings: _generation_pb2.GenerationSettings | None = ...,
+        keep_drawing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_drawing", b"keep_drawing", "request_id", b"request_id", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,11 +526,18 @@ class ListGenerationsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    PROMPT_CONTAINS_FIELD_NUMBER: _builtins.int
+    IS_KEPT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """0 means 50."""
     page_token: _builtins.str
     model_id: _builtins.int
+    """As the model, one of a grid's models, or one of the LoRAs."""
     status: _generation_pb2.GenerationStatus.ValueType
+    prompt_contains: _builtins.str
+    """Words that the prompt holds, in any case of letters."""
+    is_kept: _builtins.bool
+    """Only those that are kept, or only the others."""
     def __init__(
         self,
         *,
@@ -498,13 +545,20 @@ class ListGenerationsRequest(_message.Message):
         page_token: _builtins.str = ...,
         model_id: _builtins.int | None = ...,
         status: _generation_pb2.GenerationStatus.ValueType = ...,
+        prompt_contains: _builtins.str = ...,
+        is_kept: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "model_id", b"model_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_kept", b"_is_kept", "_model_id", b"_model_id", "is_kept", b"is_kept", "model_id", b"model_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_id", b"_model_id", "model_id", b"model_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_kept", b"_is_kept", "_model_id", b"_model_id", "is_kept", b"is_kept", "model_id", b"model_id", "page_size", b"page_size", "page_token", b"page_token", "prompt_contains", b"prompt_contains", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_kept: _TypeAlias = _typing.Literal["is_kept"]  # noqa: Y015
+    _WhichOneofArgType__is_kept: _TypeAlias = _typing.Literal["_is_kept", b"_is_kept"]  # noqa: Y015
     _WhichOneofReturnType__model_id: _TypeAlias = _typing.Literal["model_id"]  # noqa: Y015
     _WhichOneofArgType__model_id: _TypeAlias = _typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_kept) -> _WhichOneofReturnType__is_kept | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_id) -> _WhichOneofReturnType__model_id | None: ...
 
 Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y015
@@ -536,6 +590,51 @@ class ListGenerationsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateGenerationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_ID_FIELD_NUMBER: _builtins.int
+    IS_KEPT_FIELD_NUMBER: _builtins.int
+    generation_id: _builtins.str
+    is_kept: _builtins.bool
+    """Unset leaves it as it is."""
+    def __init__(
+        self,
+        *,
+        generation_id: _builtins.str = ...,
+        is_kept: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_kept", b"_is_kept", "is_kept", b"is_kept"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_kept", b"_is_kept", "generation_id", b"generation_id", "is_kept", b"is_kept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_kept: _TypeAlias = _typing.Literal["is_kept"]  # noqa: Y015
+    _WhichOneofArgType__is_kept: _TypeAlias = _typing.Literal["_is_kept", b"_is_kept"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_kept) -> _WhichOneofReturnType__is_kept | None: ...
+
+Global___UpdateGenerationRequest: _TypeAlias = UpdateGenerationRequest  # noqa: Y015
+
+@_typing.final
+class UpdateGenerationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def generation(self) -> _generation_pb2.Generation: ...
+    def __init__(
+        self,
+        *,
+        generation: _generation_pb2.Generation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateGenerationResponse: _TypeAlias = UpdateGenerationResponse  # noqa: Y015
 
 @_typing.final
 class DeleteGenerationRequest(_message.Message):
@@ -711,6 +810,79 @@ class ListLoadedModelsResponse(_message.Message):
 Global___ListLoadedModelsResponse: _TypeAlias = ListLoadedModelsResponse  # noqa: Y015
 
 @_typing.final
+class LoadModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___LoadedModel: ...
+    def __init__(
+        self,
+        *,
+        model: Global___LoadedModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015
+
+@_typing.final
 class LoadedModel(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -719,10 +891,13 @@ class LoadedModel(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     LORA_MODEL_IDS_FIELD_NUMBER: _builtins.int
     IDLE_MILLIS_FIELD_NUMBER: _builtins.int
+    NUM_DRAWING_FIELD_NUMBER: _builtins.int
     model_id: _builtins.int
     name: _builtins.str
     memory_bytes: _builtins.int
     idle_millis: _builtins.int
+    num_drawing: _builtins.int
+    """Pictures under way on it."""
     @_builtins.property
     def lora_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Adapters loaded on it."""
@@ -735,10 +910,11 @@ class LoadedModel(_message.Message):
         memory_bytes: _builtins.int = ...,
         lora_model_ids: _abc.Iterable[_builtins.int] | None = ...,
         idle_millis: _builtins.int = ...,
+        num_drawing: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_millis", b"idle_millis", "lora_model_ids", b"lora_model_ids", "memory_bytes", b"memory_bytes", "model_id", b"model_id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_millis", b"idle_millis", "lora_model_ids", b"lora_model_ids", "memory_bytes", b"memory_bytes", "model_id", b"model_id", "name", b"name", "num_drawing", b"num_drawing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

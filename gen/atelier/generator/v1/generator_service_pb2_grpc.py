@@ -68,6 +68,11 @@ class GeneratorServiceStub:
                 request_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListGenerationsRequest.SerializeToString,
                 response_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListGenerationsResponse.FromString,
                 _registered_method=True)
+        self.UpdateGeneration = channel.unary_unary(
+                '/atelier.generator.v1.GeneratorService/UpdateGeneration',
+                request_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UpdateGenerationRequest.SerializeToString,
+                response_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UpdateGenerationResponse.FromString,
+                _registered_method=True)
         self.DeleteGeneration = channel.unary_unary(
                 '/atelier.generator.v1.GeneratorService/DeleteGeneration',
                 request_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.DeleteGenerationRequest.SerializeToString,
@@ -88,6 +93,16 @@ class GeneratorServiceStub:
                 request_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListLoadedModelsRequest.SerializeToString,
                 response_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListLoadedModelsResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/atelier.generator.v1.GeneratorService/LoadModel',
+                request_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/atelier.generator.v1.GeneratorService/UnloadModel',
+                request_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class GeneratorServiceServicer:
@@ -105,9 +120,11 @@ class GeneratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. A client that leaves does not stop it:
-        the pictures are kept, and CancelGeneration stops it. NOT_FOUND: a model; FAILED_PRECONDITION: the model cannot draw
-        (inactive, weights gone or not fetched, a LoRA of another base); RESOURCE_EXHAUSTED: the queue is full, or memory is;
+        """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. When the last client that watches
+        leaves, or its deadline passes, its place is free within a step, and the same request_id later draws it anew; with
+        `keep_drawing` it goes on, and only CancelGeneration stops it. NOT_FOUND: a model or a picture that is named;
+        FAILED_PRECONDITION: the model cannot draw this (inactive, weights gone or not fetched, a LoRA or ControlNet of
+        another base); RESOURCE_EXHAUSTED: the caller's queue is full (RetryInfo says when to try again), or memory is;
         CANCELLED: it was cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -142,8 +159,15 @@ class GeneratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateGeneration(self, request, context):
+        """NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteGeneration(self, request, context):
-        """NOT_FOUND; FAILED_PRECONDITION: it is still queued or running.
+        """Bytes that no other generation has are removed with it. NOT_FOUND; FAILED_PRECONDITION: it is still queued or running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +188,20 @@ class GeneratorServiceServicer:
 
     def ListLoadedModels(self, request, context):
         """The models in memory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Brings a model into memory before somebody waits for it; answers when it is there. Statuses as Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Takes a model out of memory; one that is not there is no error. FAILED_PRECONDITION: it is drawing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +240,11 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     request_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListGenerationsRequest.FromString,
                     response_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListGenerationsResponse.SerializeToString,
             ),
+            'UpdateGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateGeneration,
+                    request_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UpdateGenerationRequest.FromString,
+                    response_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UpdateGenerationResponse.SerializeToString,
+            ),
             'DeleteGeneration': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteGeneration,
                     request_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.DeleteGenerationRequest.FromString,
@@ -221,6 +264,16 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     servicer.ListLoadedModels,
                     request_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListLoadedModelsRequest.FromString,
                     response_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListLoadedModelsResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.LoadModelRequest.FromString,
+                    response_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UnloadModelRequest.FromString,
+                    response_serializer=atelier_dot_generator_dot_v1_dot_generator__service__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +453,33 @@ class GeneratorService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.generator.v1.GeneratorService/UpdateGeneration',
+            atelier_dot_generator_dot_v1_dot_generator__service__pb2.UpdateGenerationRequest.SerializeToString,
+            atelier_dot_generator_dot_v1_dot_generator__service__pb2.UpdateGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteGeneration(request,
             target,
             options=(),
@@ -497,6 +577,60 @@ class GeneratorService:
             '/atelier.generator.v1.GeneratorService/ListLoadedModels',
             atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListLoadedModelsRequest.SerializeToString,
             atelier_dot_generator_dot_v1_dot_generator__service__pb2.ListLoadedModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.generator.v1.GeneratorService/LoadModel',
+            atelier_dot_generator_dot_v1_dot_generator__service__pb2.LoadModelRequest.SerializeToString,
+            atelier_dot_generator_dot_v1_dot_generator__service__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/atelier.generator.v1.GeneratorService/UnloadModel',
+            atelier_dot_generator_dot_v1_dot_generator__service__pb2.UnloadModelRequest.SerializeToString,
+            atelier_dot_generator_dot_v1_dot_generator__service__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

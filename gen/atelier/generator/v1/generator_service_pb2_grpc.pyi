@@ -40,9 +40,11 @@ class GeneratorServiceStub:
     GetGeneratorCapabilities: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.GetGeneratorCapabilitiesRequest, _generator_service_pb2.GetGeneratorCapabilitiesResponse]
     """What this deployment can do: families, schedulers, limits and defaults."""
     Generate: _grpc.UnaryStreamMultiCallable[_generator_service_pb2.GenerateRequest, _generator_service_pb2.GenerateResponse]
-    """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. A client that leaves does not stop it:
-    the pictures are kept, and CancelGeneration stops it. NOT_FOUND: a model; FAILED_PRECONDITION: the model cannot draw
-    (inactive, weights gone or not fetched, a LoRA of another base); RESOURCE_EXHAUSTED: the queue is full, or memory is;
+    """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. When the last client that watches
+    leaves, or its deadline passes, its place is free within a step, and the same request_id later draws it anew; with
+    `keep_drawing` it goes on, and only CancelGeneration stops it. NOT_FOUND: a model or a picture that is named;
+    FAILED_PRECONDITION: the model cannot draw this (inactive, weights gone or not fetched, a LoRA or ControlNet of
+    another base); RESOURCE_EXHAUSTED: the caller's queue is full (RetryInfo says when to try again), or memory is;
     CANCELLED: it was cancelled.
     """
     GenerateImages: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.GenerateImagesRequest, _generator_service_pb2.GenerateImagesResponse]
@@ -54,13 +56,19 @@ class GeneratorServiceStub:
     GetGeneration: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.GetGenerationRequest, _generator_service_pb2.GetGenerationResponse]
     """NOT_FOUND."""
     ListGenerations: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.ListGenerationsRequest, _generator_service_pb2.ListGenerationsResponse]
+    UpdateGeneration: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.UpdateGenerationRequest, _generator_service_pb2.UpdateGenerationResponse]
+    """NOT_FOUND."""
     DeleteGeneration: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.DeleteGenerationRequest, _generator_service_pb2.DeleteGenerationResponse]
-    """NOT_FOUND; FAILED_PRECONDITION: it is still queued or running."""
+    """Bytes that no other generation has are removed with it. NOT_FOUND; FAILED_PRECONDITION: it is still queued or running."""
     DownloadGeneratedImage: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.DownloadGeneratedImageRequest, _generator_service_pb2.DownloadGeneratedImageResponse]
     """NOT_FOUND: no such generation or picture; DATA_LOSS: the row is there and the bytes are not."""
     ListSchedulers: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.ListSchedulersRequest, _generator_service_pb2.ListSchedulersResponse]
     ListLoadedModels: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.ListLoadedModelsRequest, _generator_service_pb2.ListLoadedModelsResponse]
     """The models in memory."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.LoadModelRequest, _generator_service_pb2.LoadModelResponse]
+    """Brings a model into memory before somebody waits for it; answers when it is there. Statuses as Generate."""
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadModelRequest, _generator_service_pb2.UnloadModelResponse]
+    """Takes a model out of memory; one that is not there is no error. FAILED_PRECONDITION: it is drawing."""
 
 @_typing.type_check_only
 class GeneratorServiceAsyncStub(GeneratorServiceStub):
@@ -74,9 +82,11 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     GetGeneratorCapabilities: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.GetGeneratorCapabilitiesRequest, _generator_service_pb2.GetGeneratorCapabilitiesResponse]  # type: ignore[assignment]
     """What this deployment can do: families, schedulers, limits and defaults."""
     Generate: _aio.UnaryStreamMultiCallable[_generator_service_pb2.GenerateRequest, _generator_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. A client that leaves does not stop it:
-    the pictures are kept, and CancelGeneration stops it. NOT_FOUND: a model; FAILED_PRECONDITION: the model cannot draw
-    (inactive, weights gone or not fetched, a LoRA of another base); RESOURCE_EXHAUSTED: the queue is full, or memory is;
+    """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. When the last client that watches
+    leaves, or its deadline passes, its place is free within a step, and the same request_id later draws it anew; with
+    `keep_drawing` it goes on, and only CancelGeneration stops it. NOT_FOUND: a model or a picture that is named;
+    FAILED_PRECONDITION: the model cannot draw this (inactive, weights gone or not fetched, a LoRA or ControlNet of
+    another base); RESOURCE_EXHAUSTED: the caller's queue is full (RetryInfo says when to try again), or memory is;
     CANCELLED: it was cancelled.
     """
     GenerateImages: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.GenerateImagesRequest, _generator_service_pb2.GenerateImagesResponse]  # type: ignore[assignment]
@@ -88,13 +98,19 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     GetGeneration: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.GetGenerationRequest, _generator_service_pb2.GetGenerationResponse]  # type: ignore[assignment]
     """NOT_FOUND."""
     ListGenerations: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.ListGenerationsRequest, _generator_service_pb2.ListGenerationsResponse]  # type: ignore[assignment]
+    UpdateGeneration: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.UpdateGenerationRequest, _generator_service_pb2.UpdateGenerationResponse]  # type: ignore[assignment]
+    """NOT_FOUND."""
     DeleteGeneration: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.DeleteGenerationRequest, _generator_service_pb2.DeleteGenerationResponse]  # type: ignore[assignment]
-    """NOT_FOUND; FAILED_PRECONDITION: it is still queued or running."""
+    """Bytes that no other generation has are removed with it. NOT_FOUND; FAILED_PRECONDITION: it is still queued or running."""
     DownloadGeneratedImage: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.DownloadGeneratedImageRequest, _generator_service_pb2.DownloadGeneratedImageResponse]  # type: ignore[assignment]
     """NOT_FOUND: no such generation or picture; DATA_LOSS: the row is there and the bytes are not."""
     ListSchedulers: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.ListSchedulersRequest, _generator_service_pb2.ListSchedulersResponse]  # type: ignore[assignment]
     ListLoadedModels: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.ListLoadedModelsRequest, _generator_service_pb2.ListLoadedModelsResponse]  # type: ignore[assignment]
     """The models in memory."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.LoadModelRequest, _generator_service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Brings a model into memory before somebody waits for it; answers when it is there. Statuses as Generate."""
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadModelRequest, _generator_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Takes a model out of memory; one that is not there is no error. FAILED_PRECONDITION: it is drawing."""
 
 class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns what is drawn: requests, results, and the models in memory.
@@ -117,9 +133,11 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generator_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generator_service_pb2.GenerateResponse], _abc.AsyncIterator[_generator_service_pb2.GenerateResponse]]:
-        """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. A client that leaves does not stop it:
-        the pictures are kept, and CancelGeneration stops it. NOT_FOUND: a model; FAILED_PRECONDITION: the model cannot draw
-        (inactive, weights gone or not fetched, a LoRA of another base); RESOURCE_EXHAUSTED: the queue is full, or memory is;
+        """Draws, and tells how it goes: queued, loading, steps, previews, pictures, done. When the last client that watches
+        leaves, or its deadline passes, its place is free within a step, and the same request_id later draws it anew; with
+        `keep_drawing` it goes on, and only CancelGeneration stops it. NOT_FOUND: a model or a picture that is named;
+        FAILED_PRECONDITION: the model cannot draw this (inactive, weights gone or not fetched, a LoRA or ControlNet of
+        another base); RESOURCE_EXHAUSTED: the caller's queue is full (RetryInfo says when to try again), or memory is;
         CANCELLED: it was cancelled.
         """
 
@@ -157,12 +175,20 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_generator_service_pb2.ListGenerationsResponse, _abc.Awaitable[_generator_service_pb2.ListGenerationsResponse]]: ...
 
     @_abc_1.abstractmethod
+    def UpdateGeneration(
+        self,
+        request: _generator_service_pb2.UpdateGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.UpdateGenerationResponse, _abc.Awaitable[_generator_service_pb2.UpdateGenerationResponse]]:
+        """NOT_FOUND."""
+
+    @_abc_1.abstractmethod
     def DeleteGeneration(
         self,
         request: _generator_service_pb2.DeleteGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.DeleteGenerationResponse, _abc.Awaitable[_generator_service_pb2.DeleteGenerationResponse]]:
-        """NOT_FOUND; FAILED_PRECONDITION: it is still queued or running."""
+        """Bytes that no other generation has are removed with it. NOT_FOUND; FAILED_PRECONDITION: it is still queued or running."""
 
     @_abc_1.abstractmethod
     def DownloadGeneratedImage(
@@ -186,5 +212,21 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.ListLoadedModelsResponse, _abc.Awaitable[_generator_service_pb2.ListLoadedModelsResponse]]:
         """The models in memory."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _generator_service_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.LoadModelResponse, _abc.Awaitable[_generator_service_pb2.LoadModelResponse]]:
+        """Brings a model into memory before somebody waits for it; answers when it is there. Statuses as Generate."""
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _generator_service_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.UnloadModelResponse, _abc.Awaitable[_generator_service_pb2.UnloadModelResponse]]:
+        """Takes a model out of memory; one that is not there is no error. FAILED_PRECONDITION: it is drawing."""
 
 def add_GeneratorServiceServicer_to_server(servicer: GeneratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
