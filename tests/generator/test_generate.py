@@ -418,7 +418,8 @@ async def test_a_model_that_is_not_of_its_family_names_what_it_lacks(studio: Stu
 
 
 async def test_a_prompt_that_is_too_long_is_cut_with_a_warning(studio: Studio, generator: Any) -> None:
-    answer = await draw(generator, settings(studio.base_id, prompt="red apple " * 100, steps=1))
+    wanted = settings(studio.base_id, prompt="red apple " * 100, steps=1, prompt_syntax=pb.PROMPT_SYNTAX_PLAIN)
+    answer = await draw(generator, wanted)
     (warning,) = answer.generation.warnings
     assert warning.startswith("prompt has more than the")
 
