@@ -115,6 +115,23 @@ def make_tiny_lora(folder: Path, pipeline_folder: Path, *, rank: int = 4, alpha:
     return save_lora(folder, unet=unet)
 
 
+def make_tiny_control(folder: Path, pipeline_folder: Path, *, seed: int = 1) -> Path:
+    """Saves a ControlNet for a tiny pipeline's UNet under `folder`, and gives it. What begins at zero in a real one,
+    and would do nothing, is random here."""
+    import torch
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16))
+        zeros = (control.controlnet_cond_embedding.conv_out, control.controlnet_mid_block)
+        for layer in (*zeros, *control.controlnet_down_blocks):
+            torch.nn.init.normal_(layer.weight, std=0.2)
+    control.save_pretrained(folder)
+    return folder
+
+
 def make_tiny_captioner(folder: Path, *, seed: int = 36) -> Path:
     """Saves a BLIP of random weights, its tokenizer and its image processor under `folder`, and gives it.
 

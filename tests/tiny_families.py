@@ -64,19 +64,19 @@ def make_tiny_sd3(folder: Path, *, seed: int = 0) -> Path:
         transformer = SD3Transformer2DModel(
             sample_size=SIDE // VAE_FACTOR,
             patch_size=2,
-            in_channels=4,
+            in_channels=16,
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=4,
             joint_attention_dim=96,
             caption_projection_dim=32,
             pooled_projection_dim=24 + 24,
-            out_channels=4,
+            out_channels=16,
             pos_embed_max_size=32,
         )
         # Its last layer begins at zero, which would draw noise and nothing else.
         torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
-        vae = _vae(shift_factor=0.1)
+        vae = _vae(shift_factor=0.1, latent_channels=16)
     parts = {
         **encoders,
         "transformer": transformer,
@@ -180,7 +180,7 @@ def _text_encoder(kind: str, width: int) -> Any:
     )
 
 
-def _vae(shift_factor: float | None = None) -> Any:
+def _vae(shift_factor: float | None = None, latent_channels: int = 4) -> Any:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL(
@@ -193,6 +193,7 @@ def _vae(shift_factor: float | None = None) -> Any:
         sample_size=SIDE,
         scaling_factor=0.5,
         shift_factor=shift_factor,
+        latent_channels=latent_channels,
     )
     make_contrasty(vae)
     return vae

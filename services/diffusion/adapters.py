@@ -115,8 +115,8 @@ def load_loras(components: Components, loras: Iterable[tuple[str, Path]]) -> Non
 
     family = components.family
     for name, path in loras:
-        tensors, alphas, metadata = _read(path, components)
-        _check_shapes(components, tensors, path)
+        tensors, alphas, metadata = read_lora(path, components)
+        check_shapes(components, tensors, path)
         # diffusers takes the header's configuration, or alphas beside the layers, and not both.
         about = {"adapter_name": name, "network_alphas": alphas or None, "metadata": metadata}
         try:
@@ -204,7 +204,7 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _read(
+def read_lora(
     path: Path, components: Components
 ) -> "tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]":
     """Tensors in diffusers' keys, kohya's alphas if they came so, and the header's configuration if there is one."""
@@ -230,7 +230,7 @@ def _read(
     return tensors, alphas, metadata
 
 
-def _check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
+def check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     """Raises FailedPrecondition unless every A and B fits a module that is there."""
     models: dict[str, Any] = components.adaptable
     modules = {name: dict(model.named_modules()) for name, model in models.items()}

@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     import torch
 
 
-def encode_prompts(components: Components, prompts: Sequence[str]) -> Conditioning:
+def encode_prompts(components: Components, prompts: Sequence[str], *, weighted: bool = False) -> Conditioning:
     """What the denoiser is told of each prompt, (B, ...) each, cut and padded to what the text encoders read. B >= 1.
 
-    Gradients flow where the text encoders' parameters ask for them.
+    `weighted` reads prompts as Stable Diffusion WebUI does, with weights and in chunks (`services.diffusion.prompts`):
+    nothing is cut, and all get as many chunks as the longest, so `words` is n times as long. A prompt without weights
+    that fits one chunk is told to the bit as otherwise, where no longer one is beside it. Gradients flow where the text
+    encoders' parameters ask for them.
     """
-    return components.family.encode_prompts(components, prompts)
+    return components.family.encode_prompts(components, prompts, weighted)
 
 
 def some_of(conditioning: Conditioning, rows: "slice | torch.Tensor") -> Conditioning:

@@ -99,7 +99,7 @@ def load_components(
         if home is None or part.name == "scheduler":
             continue
         if part.weights:
-            parts[part.name] = _load_part(part, home, dtype).to(device).eval().requires_grad_(False)
+            parts[part.name] = load_part(part, home, dtype).to(device).eval().requires_grad_(False)
         else:
             parts[part.name] = _load_helper(part, home)
     denoiser, vae = parts[described.denoiser], parts["vae"]
@@ -143,15 +143,20 @@ def _find_part(part: Part, folders: Sequence[Path]) -> Path:
     for folder in folders:
         home = folder / part.name
         if home.is_dir():
-            whole = part.instead is not None and (home / part.instead).is_file()
-            for name in () if whole else part.files:
-                if not (home / name).is_file():
-                    raise WeightsUnavailable(f"the file {part.name}/{name} of the model is missing")
-            if part.weights and _variant(home, part.weights) is None:
-                raise WeightsUnavailable(f"the weights file {part.name}/{part.weights} of the model is missing")
+            check_files(part, home)
             return home
     wanted = part.weights or part.files[0]
     raise WeightsUnavailable(f"neither the model nor its base has the file {part.name}/{wanted}")
+
+
+def check_files(part: Part, home: Path) -> None:
+    """Raises WeightsUnavailable naming a file of `part` that is not in its folder."""
+    whole = part.instead is not None and (home / part.instead).is_file()
+    for name in () if whole else part.files:
+        if not (home / name).is_file():
+            raise WeightsUnavailable(f"the file {part.name}/{name} of the model is missing")
+    if part.weights and _variant(home, part.weights) is None:
+        raise WeightsUnavailable(f"the weights file {part.name}/{part.weights} of the model is missing")
 
 
 def _variant(home: Path, weights: str) -> dict[str, str] | None:
@@ -164,7 +169,8 @@ def _variant(home: Path, weights: str) -> dict[str, str] | None:
     return None
 
 
-def _load_part(part: Part, home: Path, dtype: "torch.dtype") -> Any:
+def load_part(part: Part, home: Path, dtype: "torch.dtype") -> Any:
+    """A part with weights, from its own folder. Raises WeightsUnavailable when they cannot be read or are not all."""
     import diffusers
     import transformers
     from safetensors import SafetensorError

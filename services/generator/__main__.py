@@ -16,7 +16,7 @@ from services.diffusion.device import best_device, device_name, drawing_dtype, w
 from services.generator.borrowing import Borrower
 from services.generator.catalog import Catalog
 from services.generator.config import GeneratorSettings
-from services.generator.engine.batcher import Batcher
+from services.generator.engine.engine import Engine
 from services.generator.engine.pool import Pool, memory_budget
 from services.generator.generations import Generations
 from services.generator.servicer import GeneratorServicer
@@ -50,14 +50,16 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
         address = settings.trainer_address
         trainer = await stack.enter_async_context(open_channel(address)) if address else None
         borrower = Borrower(trainer, device_name=device_name(device), log=log)
-        batcher = Batcher(pool, borrower, batch_size=settings.batch_size)
-        stack.push_async_callback(asyncio.to_thread, batcher.close)
+        drawing = Engine(
+            pool, borrower, max_batch=settings.max_batch, max_active=settings.max_active or 4 * settings.max_batch
+        )
+        stack.push_async_callback(asyncio.to_thread, drawing.close)
         store = Store(engine)
         generations = Generations(
             store,
             Catalog(channel),
             WeightsFinder(blobs, settings.data_dir / "cache" / "models", settings.weights_dir),
-            batcher,
+            drawing,
             blobs,
             max_queue=settings.max_queue,
             log=log,
@@ -70,6 +72,7 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
             pool=pool,
             device=device,
             max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         service = Service(add_GeneratorServiceServicer_to_server, servicer, NAME)

@@ -24,10 +24,12 @@ class GeneratorSettings(ServiceSettings):
     """cpu, cuda or mps; empty means the best that is there."""
     threads: int = Field(0, ge=0)
     """CPU threads that torch uses; 0 means one a core. The same bytes again want the same number again."""
-    batch_size: int = Field(4, ge=1)
-    """Pictures of one request drawn together. The same bytes again want the same number again."""
+    max_batch: int = Field(8, ge=1)
+    """Pictures, of whomever, that share a pass of the denoiser."""
+    max_active: int = Field(0, ge=0)
+    """Pictures under way, between which passes are shared out; 0 means four times `max_batch`. The rest wait."""
     max_queue: int = Field(100, ge=1)
-    """Requests that may wait; more are refused."""
+    """Requests of one caller that may wait; more are refused."""
     memory_bytes: int = Field(0, ge=0)
     """What loaded models may take; 0 means two thirds of the device's memory."""
     max_loras: int = Field(16, ge=9)

@@ -24,9 +24,10 @@ class Status(StrEnum):
 
 UNFINISHED = frozenset({Status.QUEUED, Status.RUNNING})
 
-# From which statuses each may be reached. A running generation is queued again when its Generator has been restarted.
+# From which statuses each may be reached. A running generation is queued again when its Generator has been restarted,
+# and a cancelled one when its client left and asks again.
 MOVES: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.RUNNING}),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.QUEUED}),
     Status.COMPLETED: frozenset({Status.RUNNING}),
     Status.FAILED: UNFINISHED,
@@ -67,10 +68,19 @@ class InputPicture:
 
 
 @dataclass(frozen=True)
+class GivenPicture:
+    """One of these, as a client gives it."""
+
+    data: bytes = b""
+    sha256: str = ""
+    generated: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
 class ImageToImage:
-    image: InputPicture
+    image: InputPicture | GivenPicture  # given only in a wish
     strength: float = 0.75
-    mask: InputPicture | None = None
+    mask: InputPicture | GivenPicture | None = None
     mask_blur: int = 4  # pixels
 
 
@@ -159,6 +169,11 @@ class Wish:
     count: int | None = None
     lora_weight: float | None = None
     loras: tuple[LoraChoice, ...] = ()
+    format: PictureFormat = PictureFormat.PNG
+    quality: int = 90
+    image_to_image: ImageToImage | None = None
+    prompt_syntax: Syntax = Syntax.WEIGHTED
+    deterministic: bool = False
 
 
 DEFAULT_STEPS = 25
@@ -255,6 +270,9 @@ class Failure:
     kind: str
     reason: str
     message: str
+
+
+ABANDONED = Failure("Cancelled", "ABANDONED", "the client that asked for it left")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,19 +22,26 @@ from services.diffusion.load import read_size
 from services.generator.catalog import Catalog
 from services.generator.convert import request_text
 from services.generator.domain import (
+    ABANDONED,
     UNFINISHED,
+    Drawing,
     Drawn,
     Failure,
     Folders,
     Generation,
+    LoadedModel,
     Picture,
     Pictured,
+    PictureFormat,
     Plan,
+    Progress,
+    Shot,
     Status,
     Wish,
 )
-from services.generator.engine.batcher import Batcher, Drawing, Progress
-from services.generator.images import encode_png, parameters_text
+from services.generator.engine.engine import Engine
+from services.generator.images import encode, parameters_text
+from services.generator.inputs import Inputs, put_back
 from services.generator.runs import Run
 from services.generator.store import Store
 from services.generator.weights import WeightsFinder
@@ -49,6 +56,7 @@ class _Work:
     """What this process does for a run."""
 
     run: Run
+    abandoned: bool = False
     task: asyncio.Task[None] | None = None
     begun: asyncio.Task[bool] | None = None  # the store is being told that it runs
     drawn: "asyncio.Queue[Drawn | None]" = field(default_factory=asyncio.Queue)
@@ -62,7 +70,7 @@ class Generations:
         store: Store,
         catalog: Catalog,
         weights: WeightsFinder,
-        batcher: Batcher,
+        engine: Engine,
         blobs: BlobStore,
         *,
         max_queue: int,
@@ -71,11 +79,13 @@ class Generations:
         self._store = store
         self._catalog = catalog
         self._weights = weights
-        self._batcher = batcher
+        self._engine = engine
         self._blobs = blobs
+        self._inputs = Inputs(store, blobs)
         self._max_queue = max_queue
         self._log = log
         self._works: dict[str, _Work] = {}
+        self._endings: set[asyncio.Task[Generation]] = set()
         self._stopping = False
 
     async def start(self) -> None:
@@ -96,7 +106,9 @@ class Generations:
         tasks = [work.task for work in self._works.values() if work.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def submit(self, wish: Wish, *, request_id: str | None, preview_interval: int | None) -> Run:
+    async def submit(
+        self, wish: Wish, *, request_id: str | None, preview_interval: int | None, principal: str = ""
+    ) -> Run:
         """Accepts a request, or finds the generation that its `request_id` made before, finished or not.
 
         Raises what Catalog.plan raises, InvalidArgument, WeightsUnavailable, and ResourceExhausted when the queue is
@@ -104,20 +116,22 @@ class Generations:
         """
         if request_id is not None and (first := await self._store.by_request(request_id)) is not None:
             return await self._attach(first)
-        self._check_queue()
+        self._check_queue(principal)
+        wish = await self._inputs.resolve(wish)
+        begun_with = await asyncio.to_thread(self._inputs.shape, wish.image_to_image) if wish.image_to_image else None
         plan = await self._catalog.plan(wish.model_id, wish.lora_weight, wish.loras)
         folders = await asyncio.to_thread(self._weights.find, plan)
         size = await asyncio.to_thread(read_size, folders.pipeline, family=plan.family) if folders else None
         generation = Generation(
             id=str(uuid.uuid4()),
             status=Status.QUEUED,
-            settings=settle(wish, plan, size),
+            settings=settle(wish, plan, size, begun_with),
             model_name=plan.model_name,
             created_at=datetime.now(UTC),
             request_id=request_id,
         )
-        run = Run(generation, preview_interval, plan)
-        self._check_queue()  # again: others were accepted while the Catalog and the disk were asked
+        run = Run(generation, preview_interval, plan, principal=principal)
+        self._check_queue(principal)  # again: others were accepted while the Catalog and the disk were asked
         work = self._works[run.id] = _Work(run)
         try:
             stored = await self._store.add(generation)
@@ -136,11 +150,11 @@ class Generations:
         if work is not None and work.task is not None:
             work.run.cancelled = True
             if work.begun is None:
-                await self._store.move(generation_id, Status.CANCELLED)
+                await self._store.move(generation_id, Status.CANCELLED, failure=ABANDONED if work.abandoned else None)
                 work.run.finish(_cancelled(generation_id))
             if work.run.drawing is not None:
                 work.run.drawing.cancelled.set()
-                self._batcher.cancel(generation_id)
+                self._engine.cancel(generation_id)
             if work.begun is not None:
                 await asyncio.wait([work.task])
         generation = await self._store.get(generation_id)
@@ -156,18 +170,48 @@ class Generations:
             message = f"generation {generation_id} is {generation.status.value}; cancel it first"
             raise FailedPrecondition(message, reason="GENERATION_UNFINISHED")
 
-    async def picture(self, generation_id: str, index: int) -> bytes:
-        """PNG. Raises NotFound, and DataLoss when the bytes are gone."""
+    def left(self, run: Run) -> None:
+        """A client has gone: where it was the last one, and nobody wants it kept, its place is free within a step."""
+        work = self._works.get(run.id)
+        if work is not None and run.is_left and not self._stopping:
+            work.abandoned = True
+            ending = asyncio.create_task(self.cancel(run.id), name=f"{run.id} is left")
+            self._endings.add(ending)
+            ending.add_done_callback(self._ended)
+
+    def _ended(self, ending: "asyncio.Task[Generation]") -> None:
+        self._endings.discard(ending)
+        if not ending.cancelled() and (error := ending.exception()) is not None:
+            # It was done before it noticed, as a rule.
+            self._log.info("a generation that was left has not been cancelled", error=str(error))
+
+    async def load(self, model_id: int) -> LoadedModel:
+        """Brings a model into memory. Raises what a request to draw with it raises."""
+        plan = await self._catalog.plan(model_id, None, ())
+        folders = await asyncio.to_thread(self._weights.fetch, plan)
+        await self._engine.load(plan, folders)
+        ids = {source.model_id for source in plan.pipeline[:1]}
+        return next(each for each in self._engine.loaded() if each.model_id in ids)
+
+    async def unload(self, model_id: int) -> None:
+        """Raises FailedPrecondition while it draws."""
+        await self._engine.unload(model_id)
+
+    async def picture(self, generation_id: str, index: int) -> tuple[bytes, PictureFormat]:
+        """The file. Raises NotFound, and DataLoss when the bytes are gone."""
         generation = await self._store.get(generation_id)
         found = next((picture for picture in generation.pictures if picture.index == index), None)
         if found is None:
             raise NotFound("picture", f"{index} of generation {generation_id}")
-        return (await self._pictured(found)).data
+        return (await self._pictured(found)).data, generation.settings.format
 
-    def _check_queue(self) -> None:
-        if sum(work.begun is None for work in self._works.values()) >= self._max_queue:
+    def _check_queue(self, principal: str) -> None:
+        own = [work for work in self._works.values() if work.run.principal == principal]
+        if sum(work.begun is None for work in own) >= self._max_queue:
             message = f"{self._max_queue} generations are waiting already"
-            raise ResourceExhausted(message, reason="QUEUE_FULL", retry_after_seconds=5)
+            raise ResourceExhausted(
+                message, reason="QUEUE_FULL", retry_after_seconds=self._engine.retry_after_seconds()
+            )
 
     def _begin(self, run: Run) -> None:
         work = self._works[run.id] = _Work(run)
@@ -184,6 +228,12 @@ class Generations:
                 run.finish(generation)
             case Status.FAILED:
                 run.finish(_error_of(generation.failure))
+            case Status.CANCELLED if generation.failure is not None:
+                if await self._store.move(generation.id, Status.QUEUED):
+                    run.generation = replace(generation, status=Status.QUEUED, failure=None, finished_at=None)
+                    self._begin(run)
+                    return run
+                return await self._attach(await self._store.get(generation.id))
             case Status.CANCELLED:
                 run.finish(_cancelled(generation.id))
             case _:
@@ -227,7 +277,7 @@ class Generations:
         if work.begun is not None:
             await work.begun
         if isinstance(error, Cancelled):
-            await self._store.move(run.id, Status.CANCELLED)
+            await self._store.move(run.id, Status.CANCELLED, failure=ABANDONED if work.abandoned else None)
         else:
             failure = Failure(type(error).__name__, error.reason, error.message)
             await self._store.move(run.id, Status.FAILED, failure=failure)
@@ -254,10 +304,15 @@ class Generations:
             work.begun = asyncio.create_task(self._store.move(run.id, Status.RUNNING))
 
         settings = run.generation.settings
-        run.drawing = Drawing(run.id, plan, folders, settings, run.preview_interval, tell, begun)
+        shown = await asyncio.to_thread(self._inputs.shown, settings)
+        shots = tuple(
+            Shot(index, settings.seed + index, settings.prompt, settings.negative_prompt, plan, folders)
+            for index in range(settings.count)
+        )
+        run.drawing = Drawing(run.id, run.principal, shots, settings, shown, run.preview_interval, tell, begun)
         keeping = asyncio.create_task(self._keep(work, plan))
         try:
-            warnings = await self._batcher.draw(run.drawing)
+            warnings = await self._engine.draw(run.drawing)
             work.drawn.put_nowait(None)
             await keeping
         finally:
@@ -288,7 +343,10 @@ class Generations:
     def _store_bytes(self, drawn: Drawn, run: Run, plan: Plan) -> Pictured:
         settings = run.generation.settings
         text = parameters_text(settings, plan, seed=drawn.seed, sampler=drawn.sampler)
-        data = encode_png(drawn.pixels, [("parameters", text), ("atelier", request_text(settings))])
+        pixels = drawn.pixels
+        if settings.image_to_image is not None and settings.image_to_image.mask is not None:
+            pixels = put_back(pixels, self._inputs.shown(settings), settings.image_to_image.mask_blur)
+        data = encode(pixels, settings.format, settings.quality, text, request_text(settings))
         height, width = drawn.pixels.shape[:2]
         digest = self._blobs.put(data)
         return Pictured(Picture(drawn.index, drawn.seed, digest, width, height, len(data)), data)

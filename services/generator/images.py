@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from services.generator.domain import Plan, Settings
+from services.generator.domain import PictureFormat, Plan, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,25 @@ def encode_png(pixels: "np.ndarray", chunks: Sequence[tuple[str, str]] = ()) -> 
     file = BytesIO()
     # A third of the default's time for a sixth more bytes: somebody waits for the picture.
     Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=1)
+    return file.getvalue()
+
+
+def encode(pixels: "np.ndarray", format: PictureFormat, quality: int, parameters: str, request: str) -> bytes:
+    """A file of (H, W, 3) uint8 with its settings in it: as text chunks of a PNG, and in the EXIF of WebP and JPEG.
+
+    There Stable Diffusion WebUI, and what reads its pictures, looks for `parameters` in UserComment. The request is the
+    ImageDescription.
+    """
+    if format is PictureFormat.PNG:
+        return encode_png(pixels, [("parameters", parameters), ("atelier", request)])
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = request
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + parameters.encode("utf-16-be")
+    file = BytesIO()
+    if format is PictureFormat.WEBP:
+        Image.fromarray(pixels).save(file, "WEBP", quality=quality, lossless=quality == 100, exif=exif)
+    else:
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2, exif=exif)
     return file.getvalue()
 
 
@@ -50,6 +69,8 @@ def parameters_text(settings: Settings, plan: Plan, *, seed: int, sampler: str) 
     }
     if settings.guidance_rescale:
         pairs["CFG rescale"] = f"{settings.guidance_rescale:g}"
+    if settings.image_to_image is not None:
+        pairs["Denoising strength"] = f"{settings.image_to_image.strength:g}"
     if loras:
         pairs["Lora hashes"] = ", ".join(f"{name}: {lora.source.digest[:12]}" for name, lora in loras)
     line = ", ".join(f"{key}: {quote(value)}" for key, value in pairs.items() if value)

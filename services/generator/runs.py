@@ -1,12 +1,11 @@
 """A generation that is under way: what its watchers see, and how it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from services.common.errors import AtelierError
-from services.generator.domain import Done, Event, Generation, Heartbeat, Pictured, Plan, Previewed, Stepped
-from services.generator.engine.batcher import Drawing
+from services.generator.domain import Done, Drawing, Event, Generation, Heartbeat, Pictured, Plan, Previewed, Stepped
 
 # A watcher that lags behind by so many events misses steps and previews; pictures and the end are never dropped.
 LAG_LIMIT = 1000
@@ -21,6 +20,8 @@ class Run:
     plan: Plan | None = None  # None until the Catalog has been asked again after a restart
     drawing: Drawing | None = None
     cancelled: bool = False
+    principal: str = ""
+    keep_drawing: bool = False  # also when nobody watches any more
     last: Event | None = None  # what a new watcher hears first
     pictures: list[Pictured] = field(default_factory=list)
     outcome: Generation | AtelierError | None = None
@@ -42,6 +43,11 @@ class Run:
             if watcher.qsize() < LAG_LIMIT or not isinstance(event, Stepped | Previewed):
                 watcher.put_nowait(event)
 
+    @property
+    def is_left(self) -> bool:
+        """Under way, and nobody watches or has asked that it goes on."""
+        return self.outcome is None and not self._watchers and not self.keep_drawing
+
     def finish(self, outcome: Generation | AtelierError) -> None:
         """Ends every watcher's stream, the first time it is called."""
         if self.outcome is None:
@@ -49,7 +55,7 @@ class Run:
             for watcher in self._watchers:
                 watcher.put_nowait(None)
 
-    async def watch(self, heartbeat_seconds: float) -> AsyncIterator[Event]:
+    async def watch(self, heartbeat_seconds: float) -> AsyncGenerator[Event]:
         """Where it stands, then what happens, ending with Done; raises what it failed of, or Cancelled."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         for event in (*([self.last] if self.last else []), *self.pictures):

@@ -1,6 +1,7 @@
 """The Generator's RPCs: convert, call, convert."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,16 @@ from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceServ
 from google.api import httpbody_pb2
 
 from services import VERSION
+from services.common.errors import InvalidArgument
 from services.common.paging import decode_token, encode_token, page_size
+from services.common.principal import principal_of
 from services.diffusion.families import FAMILIES
 from services.diffusion.schedulers import SAMPLERS
 from services.generator import domain
 from services.generator.catalog import FAMILIES as FAMILY_NAMES
 from services.generator.convert import (
+    CONTENT_TYPES,
+    FORMATS,
     SCHEDULERS,
     STATUS_NAMES,
     event_to_proto,
@@ -42,6 +47,7 @@ class GeneratorServicer(GeneratorServiceServicer):
     pool: Pool
     device: str
     max_queue: int
+    max_batch: int
     heartbeat_seconds: float
 
     async def GetGeneratorCapabilities(
@@ -54,12 +60,15 @@ class GeneratorServicer(GeneratorServiceServicer):
             count=1,
             lora_weight=1,
             format=pb.PICTURE_FORMAT_PNG,
+            quality=90,
+            prompt_syntax=pb.PROMPT_SYNTAX_WEIGHTED,
         )
         drawn = [name for name, family in FAMILIES.items() if not family.draws_clips]
         return rpc.GetGeneratorCapabilitiesResponse(
             families=[number for number, name in FAMILY_NAMES.items() if name in drawn],
             schedulers=[SCHEDULERS[name] for name in SAMPLERS],
-            formats=[pb.PICTURE_FORMAT_PNG],
+            formats=list(FORMATS.values()),
+            max_batch=self.max_batch,
             defaults=defaults,
             max_side=domain.MAX_SIDE,
             max_steps=domain.MAX_STEPS,
@@ -71,19 +80,29 @@ class GeneratorServicer(GeneratorServiceServicer):
 
     async def Generate(self, request: rpc.GenerateRequest, context: Context) -> AsyncIterator[rpc.GenerateResponse]:
         interval = request.preview_interval if request.HasField("preview_interval") else None
-        run = await self._submit(request.settings, request.request_id, interval)
-        async for event in run.watch(self.heartbeat_seconds):
-            yield event_to_proto(run.id, event)
+        run = await self._submit(request.settings, request.request_id, interval, context)
+        run.keep_drawing |= request.keep_drawing
+        try:
+            async with aclosing(run.watch(self.heartbeat_seconds)) as events:
+                async for event in events:
+                    yield event_to_proto(run.generation, event)
+        finally:
+            self.generations.left(run)
 
     async def GenerateImages(self, request: rpc.GenerateImagesRequest, context: Context) -> rpc.GenerateImagesResponse:
-        run = await self._submit(request.settings, request.request_id, None)
+        run = await self._submit(request.settings, request.request_id, None, context)
+        run.keep_drawing |= request.keep_drawing
         answer = rpc.GenerateImagesResponse()
-        async for event in run.watch(self.heartbeat_seconds):
-            match event:
-                case domain.Pictured():
-                    answer.images.append(pictured_to_proto(event))
-                case domain.Done(generation):
-                    answer.generation.CopyFrom(generation_to_proto(generation))
+        try:
+            async with aclosing(run.watch(self.heartbeat_seconds)) as events:
+                async for event in events:
+                    match event:
+                        case domain.Pictured():
+                            answer.images.append(pictured_to_proto(event, run.generation.settings))
+                        case domain.Done(generation):
+                            answer.generation.CopyFrom(generation_to_proto(generation))
+        finally:
+            self.generations.left(run)
         return answer
 
     async def CancelGeneration(
@@ -121,9 +140,25 @@ class GeneratorServicer(GeneratorServiceServicer):
     async def DownloadGeneratedImage(
         self, request: rpc.DownloadGeneratedImageRequest, context: Context
     ) -> rpc.DownloadGeneratedImageResponse:
-        data = await self.generations.picture(request.generation_id, request.index)
-        body = httpbody_pb2.HttpBody(content_type="image/png", data=data)
+        data, format = await self.generations.picture(request.generation_id, request.index)
+        body = httpbody_pb2.HttpBody(content_type=CONTENT_TYPES[format], data=data)
         return rpc.DownloadGeneratedImageResponse(content=body)
+
+    async def UpdateGeneration(
+        self, request: rpc.UpdateGenerationRequest, context: Context
+    ) -> rpc.UpdateGenerationResponse:
+        if request.HasField("is_kept"):
+            raise InvalidArgument("nothing is removed by itself in this version", field="is_kept")
+        generation = await self.store.get(request.generation_id)
+        return rpc.UpdateGenerationResponse(generation=generation_to_proto(generation))
+
+    async def LoadModel(self, request: rpc.LoadModelRequest, context: Context) -> rpc.LoadModelResponse:
+        model = await self.generations.load(request.model_id)
+        return rpc.LoadModelResponse(model=loaded_to_proto(model))
+
+    async def UnloadModel(self, request: rpc.UnloadModelRequest, context: Context) -> rpc.UnloadModelResponse:
+        await self.generations.unload(request.model_id)
+        return rpc.UnloadModelResponse()
 
     async def ListSchedulers(self, request: rpc.ListSchedulersRequest, context: Context) -> rpc.ListSchedulersResponse:
         infos = [
@@ -141,7 +176,12 @@ class GeneratorServicer(GeneratorServiceServicer):
     ) -> rpc.ListLoadedModelsResponse:
         return rpc.ListLoadedModelsResponse(models=[loaded_to_proto(model) for model in self.pool.loaded()])
 
-    async def _submit(self, settings: pb.GenerationSettings, request_id: str, preview_interval: int | None) -> Run:
+    async def _submit(
+        self, settings: pb.GenerationSettings, request_id: str, preview_interval: int | None, context: Context
+    ) -> Run:
         return await self.generations.submit(
-            wish_from_proto(settings), request_id=request_id or None, preview_interval=preview_interval
+            wish_from_proto(settings),
+            request_id=request_id or None,
+            preview_interval=preview_interval,
+            principal=principal_of(context),
         )

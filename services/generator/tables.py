@@ -62,6 +62,11 @@ def generation_row(generation: domain.Generation) -> dict[str, Any]:
 def generation_of(row: sa.RowMapping, pictures: tuple[domain.Picture, ...] = ()) -> domain.Generation:
     settings = json.loads(row["settings"])
     settings["loras"] = tuple(domain.LoraChoice(**lora) for lora in settings["loras"])
+    if (begun_with := settings.get("image_to_image")) is not None:
+        settings["image_to_image"] = _image_to_image_of(begun_with)
+    for name, kind in (("format", domain.PictureFormat), ("prompt_syntax", domain.Syntax)):
+        if name in settings:
+            settings[name] = kind(settings[name])
     return domain.Generation(
         id=row["id"],
         request_id=row["request_id"],
@@ -74,6 +79,15 @@ def generation_of(row: sa.RowMapping, pictures: tuple[domain.Picture, ...] = ())
         warnings=tuple(json.loads(row["warnings"])),
         pictures=pictures,
     )
+
+
+def _image_to_image_of(saved: dict[str, Any]) -> domain.ImageToImage:
+    def picture(about: dict[str, Any]) -> domain.InputPicture:
+        generated = about["generated"]
+        return domain.InputPicture(about["sha256"], tuple(generated) if generated else None)
+
+    mask = picture(saved["mask"]) if saved["mask"] else None
+    return domain.ImageToImage(picture(saved["image"]), saved["strength"], mask, saved["mask_blur"])
 
 
 def failure_text(failure: domain.Failure | None) -> str | None:

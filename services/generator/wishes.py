@@ -12,16 +12,19 @@ from services.generator.domain import (
     Settings,
     Wish,
 )
+from services.generator.inputs import native_shape
 
 
-def settle(wish: Wish, plan: Plan, size: Size | None) -> Settings:
-    """The settings that `wish` means with the models of `plan`. `size` is None while the weights are not here yet.
+def settle(wish: Wish, plan: Plan, size: Size | None, begun_with: tuple[int, int] | None = None) -> Settings:
+    """The settings that `wish` means with the models of `plan`. `size` is None while the weights are not here yet;
+    `begun_with` is the shape of the picture that drawing begins with.
 
     Raises InvalidArgument naming the field and the rule.
     """
     native = plan.base.native_size or (size.native if size else 512)
-    width = native if wish.width is None else wish.width
-    height = native if wish.height is None else wish.height
+    usual = native_shape(*begun_with, size, native) if begun_with else (native, native)
+    width = usual[0] if wish.width is None else wish.width
+    height = usual[1] if wish.height is None else wish.height
     count = 1 if wish.count is None else wish.count
     if size is not None:
         sides = {"settings.width": width, "settings.height": height}
@@ -54,4 +57,9 @@ def settle(wish: Wish, plan: Plan, size: Size | None) -> Settings:
         count=count,
         lora_weight=plan.loras[0].weight if is_lora else None,
         loras=wish.loras,
+        format=wish.format,
+        quality=wish.quality,
+        image_to_image=wish.image_to_image,
+        prompt_syntax=wish.prompt_syntax,
+        deterministic=wish.deterministic,
     )

@@ -198,7 +198,12 @@ async def test_cancelling_ends_it_within_a_step(studio: Studio, generator: Any) 
     assert again.generation == cancelled
 
 
-async def test_a_waiting_generation_is_cancelled_at_once(studio: Studio, generator: Any) -> None:
+async def test_a_waiting_generation_is_cancelled_at_once(studio: Studio) -> None:
+    async with studio.generator(max_active=8) as generator:
+        await _cancelled_while_it_waits(studio, generator)
+
+
+async def _cancelled_while_it_waits(studio: Studio, generator: Any) -> None:
     long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=1000, count=8)))
     first = await anext(aiter(long))
     waiting = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id)))
@@ -211,8 +216,9 @@ async def test_a_waiting_generation_is_cancelled_at_once(studio: Studio, generat
     assert after.generation.status == pb.GENERATION_STATUS_COMPLETED
 
 
-async def test_a_client_that_leaves_does_not_stop_the_work(studio: Studio, generator: Any) -> None:
-    stream = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=20)))
+async def test_a_client_that_leaves_does_not_stop_what_shall_be_kept(studio: Studio, generator: Any) -> None:
+    request = rpc.GenerateRequest(settings=settings(studio.base_id, steps=20), keep_drawing=True)
+    stream = generator.Generate(request)
     generation_id = (await anext(aiter(stream))).generation_id
     stream.cancel()
     request = rpc.GetGenerationRequest(generation_id=generation_id)
@@ -245,7 +251,7 @@ async def test_a_retry_gets_the_first_generation_and_draws_nothing_twice(studio:
 
 
 async def test_a_full_queue_says_when_to_come_back(studio: Studio) -> None:
-    async with studio.generator(max_queue=1) as generator:
+    async with studio.generator(max_queue=1, max_active=8) as generator:
         long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=1000, count=8)))
         reader = aiter(long)
         while not (running := await anext(reader)).HasField("step"):
@@ -261,7 +267,7 @@ async def test_a_full_queue_says_when_to_come_back(studio: Studio) -> None:
 
 
 async def test_requests_that_come_at_once_do_not_overfill_the_queue(studio: Studio) -> None:
-    async with studio.generator(max_queue=2) as generator:
+    async with studio.generator(max_queue=2, max_active=8) as generator:
         long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=1000, count=8)))
         reader = aiter(long)
         while not (running := await anext(reader)).HasField("step"):
@@ -279,11 +285,13 @@ async def test_requests_that_come_at_once_do_not_overfill_the_queue(studio: Stud
 
 async def test_what_was_accepted_goes_on_after_a_restart(studio: Studio) -> None:
     async with studio.generator() as generator:
-        long = generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, steps=400, count=2)))
+        asked = settings(studio.base_id, steps=400, count=2)
+        long = generator.Generate(rpc.GenerateRequest(settings=asked, keep_drawing=True))
         reader = aiter(long)
         while not (running := await anext(reader)).HasField("step"):
             pass
-        waiting = await anext(aiter(generator.Generate(rpc.GenerateRequest(settings=settings(studio.base_id, seed=9)))))
+        later = rpc.GenerateRequest(settings=settings(studio.base_id, seed=9), keep_drawing=True)
+        waiting = await anext(aiter(generator.Generate(later)))
         long.cancel()
     async with studio.generator() as generator:
         for _ in range(400):
@@ -410,7 +418,8 @@ async def test_a_model_that_is_not_of_its_family_names_what_it_lacks(studio: Stu
 
 
 async def test_a_prompt_that_is_too_long_is_cut_with_a_warning(studio: Studio, generator: Any) -> None:
-    answer = await draw(generator, settings(studio.base_id, prompt="red apple " * 100, steps=1))
+    wanted = settings(studio.base_id, prompt="red apple " * 100, steps=1, prompt_syntax=pb.PROMPT_SYNTAX_PLAIN)
+    answer = await draw(generator, wanted)
     (warning,) = answer.generation.warnings
     assert warning.startswith("prompt has more than the")
 

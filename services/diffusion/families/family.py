@@ -56,8 +56,9 @@ class Family:
     """Of the denoiser's and the VAE's config."""
     unsupported: Callable[[Mapping[str, Any], Mapping[str, Any]], str]
     """Of the same: why such a model cannot be used, or nothing."""
-    encode_prompts: "Callable[[Components, Sequence[str]], Conditioning]"
-    """Without the geometry. Gradients flow where the text encoders' parameters ask for them."""
+    encode_prompts: "Callable[[Components, Sequence[str], bool], Conditioning]"
+    """Without the geometry; the last argument says that prompts have weights and any length. Gradients flow where the
+    text encoders' parameters ask for them."""
     predict: "Callable[[Components, torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]"
     """The denoiser's answer to noisy latents (B, C, H, W) at timesteps (B,) or ()."""
     objective: "Callable[[Mapping[str, Any]], Objective]"
@@ -69,6 +70,8 @@ class Family:
     words, their latents are (B, F, C, H, W), and the conditioning wants `motion` (B, 3) too."""
     sampler: str = "euler"
     """What the published scheduler is, for families that draw with no other (without a noise schedule)."""
+    takes_controls: bool = False
+    """ControlNets steer it: `predict` hands on the entries `control...` of the conditioning."""
     has_noise_schedule: bool = True
     """It is trained on a schedule of discrete steps, which has a signal-to-noise ratio and may be stretched to pure
     noise."""

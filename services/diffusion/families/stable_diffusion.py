@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.diffusion.families.family import Conditioning, Family, Part, Size
 from services.diffusion.objective import original_of, schedule_of
-from services.diffusion.words import read_words
+from services.diffusion.words import read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,9 @@ TOKENIZER_INSTEAD = "tokenizer.json"  # all that transformers 5 saves
 UNET = Part("unet", "diffusers", "UNet2DConditionModel", "diffusion_pytorch_model.safetensors", ("config.json",))
 VAE = Part("vae", "diffusers", "AutoencoderKL", "diffusion_pytorch_model.safetensors", ("config.json",))
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CONTROL_DOWN, CONTROL_MID = "control.down.", "control.mid"
+"""Entries of the conditioning: what ControlNets add to each result of the UNet's first half, numbered, and in its
+middle."""
 CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -49,18 +52,32 @@ def unsupported(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
     return ""
 
 
-def encode_prompts(components: "Components", prompts: Sequence[str]) -> Conditioning:
-    """`words` (B, T, D): the text encoder's last hidden state."""
-    return {"words": read_words(components.tokenizers[0], components.text_encoders[0], prompts)[0]}
+def encode_prompts(components: "Components", prompts: Sequence[str], weighted: bool) -> Conditioning:
+    """`words` (B, T, D): the text encoder's last hidden state; (B, n T, D) of n chunks where `weighted`."""
+    [(words, _)] = read_prompts(components, prompts, weighted=weighted)
+    return {"words": words}
 
 
 def predict(
     components: "Components", noisy: "torch.Tensor", timesteps: "torch.Tensor", conditioning: Conditioning
 ) -> "torch.Tensor":
     """The UNet's answer."""
-    words = conditioning["words"]
-    answer: torch.Tensor = components.denoiser(noisy, timesteps, encoder_hidden_states=words, return_dict=False)[0]
+    words, added = conditioning["words"], controlled(conditioning)
+    answer: torch.Tensor = components.denoiser(
+        noisy, timesteps, encoder_hidden_states=words, **added, return_dict=False
+    )[0]
     return answer
+
+
+def controlled(conditioning: Conditioning) -> dict[str, Any]:
+    """The UNet's arguments for what ControlNets add; none where nothing steers."""
+    if CONTROL_MID not in conditioning:
+        return {}
+    count = sum(name.startswith(CONTROL_DOWN) for name in conditioning)
+    return {
+        "down_block_additional_residuals": [conditioning[f"{CONTROL_DOWN}{place}"] for place in range(count)],
+        "mid_block_additional_residual": conditioning[CONTROL_MID],
+    }
 
 
 FAMILY = Family(
@@ -86,4 +103,5 @@ FAMILY = Family(
     predict=predict,
     objective=schedule_of,
     original=original_of,
+    takes_controls=True,
 )

@@ -16,7 +16,8 @@ from services.diffusion.families.stable_diffusion import (
     VAE,
 )
 from services.diffusion.objective import spread
-from services.diffusion.words import read_words
+from services.diffusion.prompts import tokens_of, weigh
+from services.diffusion.words import read_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -82,38 +83,53 @@ def unsupported(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
     return ""
 
 
-def encode_prompts(components: "Components", prompts: Sequence[str]) -> Conditioning:
+def encode_prompts(components: "Components", prompts: Sequence[str], weighted: bool) -> Conditioning:
     """`words` (B, T1 + T2, D): the CLIPs' last hidden states but one side by side, widened with zeros, and T5's behind
-    them; `pooled` (B, P1 + P2): the CLIPs' projected sentences."""
+    them; `pooled` (B, P1 + P2): the CLIPs' projected sentences. Where `weighted`, n chunks are n T1 long, and the first
+    is the sentence; T5 reads the words of all of them as far as its 256 tokens reach, which is long, and no more."""
     import torch
 
-    states, pooled = [], []
-    for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True):
-        read = read_words(tokenizer, encoder, prompts, hidden=True)
-        states.append(read.hidden_states[-2])
-        pooled.append(read[0])
+    states, pooled = zip(*read_prompts(components, prompts, layer=-2, weighted=weighted), strict=True)
     clip = torch.cat(states, dim=-1)
     width = components.denoiser.config.joint_attention_dim
     clip = torch.nn.functional.pad(clip, (0, width - clip.shape[-1]))
     return {
-        "words": torch.cat([clip, _t5(components, prompts, width).to(clip)], dim=-2),
+        "words": torch.cat([clip, _t5(components, prompts, width, weighted).to(clip)], dim=-2),
         "pooled": torch.cat(pooled, -1),
     }
 
 
-def _t5(components: "Components", prompts: Sequence[str], width: int) -> "torch.Tensor":
+def _t5(components: "Components", prompts: Sequence[str], width: int, weighted: bool) -> "torch.Tensor":
     """(B, 256, D)."""
     import torch
 
     encoder = components.parts.get("text_encoder_3")
     if encoder is None:
         return torch.zeros(len(prompts), T5_TOKENS, width, device=components.device)
-    tokens = components.parts["tokenizer_3"](
-        list(prompts), padding="max_length", max_length=T5_TOKENS, truncation=True, return_tensors="pt"
-    )
+    tokenizer = components.parts["tokenizer_3"]
+    weights = None
+    if weighted:
+        ids, weights = _t5_tokens(tokenizer, prompts)
+    else:
+        ids = tokenizer(
+            list(prompts), padding="max_length", max_length=T5_TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
     with torch.no_grad():  # it never learns
-        states: torch.Tensor = encoder(tokens.input_ids.to(encoder.device))[0]
-    return states
+        states: torch.Tensor = encoder(ids.to(encoder.device))[0]
+    return states if weights is None else weigh(states, weights.to(states.device))
+
+
+def _t5_tokens(tokenizer: Any, prompts: Sequence[str]) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Numbers int64 and weights float32, both (B, 256), of prompts with weights in them."""
+    import torch
+
+    rows = []
+    for prompt in prompts:
+        tokens = [token for stretch in tokens_of(tokenizer, prompt) for token in stretch][: T5_TOKENS - 1]
+        tokens.append((tokenizer.eos_token_id, 1.0))
+        rows.append(tokens + [(tokenizer.pad_token_id, 1.0)] * (T5_TOKENS - len(tokens)))
+    ids, weights = ([[token[place] for token in row] for row in rows] for place in (0, 1))
+    return torch.tensor(ids), torch.tensor(weights)
 
 
 def predict(

@@ -12,11 +12,12 @@ from services.diffusion.families.stable_diffusion import (
     TOKENIZER_INSTEAD,
     UNET,
     VAE,
+    controlled,
     size,
 )
 from services.diffusion.families.stable_diffusion import unsupported as unsupported_unet
 from services.diffusion.objective import original_of, schedule_of
-from services.diffusion.words import read_words, without_blanks
+from services.diffusion.words import read_prompts, without_blanks
 
 if TYPE_CHECKING:
     import torch
@@ -32,19 +33,14 @@ def unsupported(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
     return unsupported_unet(unet, vae)
 
 
-def encode_prompts(components: "Components", prompts: Sequence[str]) -> Conditioning:
+def encode_prompts(components: "Components", prompts: Sequence[str], weighted: bool) -> Conditioning:
     """`words` (B, T, D1 + D2): the last hidden states but one of both encoders side by side; `pooled` (B, P):
-    the second one's projected sentence. An empty prompt is all zeros where the model was published so, which is the
-    default."""
+    the second one's projected sentence. Where `weighted`, n chunks are n T long, and the first is the sentence. An
+    empty prompt is all zeros where the model was published so, which is the default."""
     import torch
 
-    states, pooled = [], None
-    for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True):
-        read = read_words(tokenizer, encoder, prompts, hidden=True)
-        states.append(read.hidden_states[-2])
-        pooled = read[0]
-    assert pooled is not None
-    said = {"words": torch.cat(states, dim=-1), "pooled": pooled}
+    (first, _), (second, pooled) = read_prompts(components, prompts, layer=-2, weighted=weighted)
+    said = {"words": torch.cat([first, second], dim=-1), "pooled": pooled}
     if components.settings.get("force_zeros_for_empty_prompt", True):
         said = {name: without_blanks(value, prompts) for name, value in said.items()}
     return said
@@ -54,12 +50,21 @@ def predict(
     components: "Components", noisy: "torch.Tensor", timesteps: "torch.Tensor", conditioning: Conditioning
 ) -> "torch.Tensor":
     """The UNet's answer."""
-    words, pooled = conditioning["words"], conditioning["pooled"]
-    told = {"text_embeds": pooled, "time_ids": conditioning["geometry"].to(pooled.dtype)}
     answer: torch.Tensor = components.denoiser(
-        noisy, timesteps, encoder_hidden_states=words, added_cond_kwargs=told, return_dict=False
+        noisy,
+        timesteps,
+        encoder_hidden_states=conditioning["words"],
+        added_cond_kwargs=beside_words(conditioning),
+        **controlled(conditioning),
+        return_dict=False,
     )[0]
     return answer
+
+
+def beside_words(conditioning: Conditioning) -> "dict[str, torch.Tensor]":
+    """What the UNet is told beside the words, under the names that diffusers has for it."""
+    pooled = conditioning["pooled"]
+    return {"text_embeds": pooled, "time_ids": conditioning["geometry"].to(pooled.dtype)}
 
 
 FAMILY = Family(
@@ -87,4 +92,5 @@ FAMILY = Family(
     predict=predict,
     objective=schedule_of,
     original=original_of,
+    takes_controls=True,
 )

@@ -73,7 +73,7 @@ def unsupported(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
     return ""
 
 
-def encode_prompts(components: "Components", prompts: Sequence[str]) -> Conditioning:
+def encode_prompts(components: "Components", prompts: Sequence[str], weighted: bool) -> Conditioning:
     """Raises FailedPrecondition: it reads no words."""
     message = "models of the family stable_video_diffusion draw from a picture, and read no words"
     raise FailedPrecondition(message, reason="NO_WORDS")

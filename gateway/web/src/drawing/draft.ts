@@ -83,6 +83,7 @@ export function requestOf(draft: Draft, ofLora: boolean): GenerateRequest {
   const { steps } = draft;
   return create(GenerateRequestSchema, {
     requestId: crypto.randomUUID(),
+    keepDrawing: true, // a page that is loaded again finds its pictures
     previewInterval: previewInterval(steps === "" ? 25 : steps),
     settings: {
       modelId: draft.modelId,

@@ -1,0 +1,166 @@
+"""A base model in memory, with the LoRAs on it and the words that it has read."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.diffusion.adapters import load_loras, remove_lora, set_lora_weights
+from services.diffusion.encode import cut_tokens, encode_prompts, some_of
+from services.diffusion.families.family import Conditioning
+from services.diffusion.load import Components
+from services.diffusion.mixed import Adapter, RowAdapters
+from services.generator.domain import LoadedModel
+
+if TYPE_CHECKING:
+    import torch
+
+WORDS_BYTES = 64 << 20
+"""Of conditioning that is kept by prompt."""
+
+
+@dataclass
+class Lora:
+    """A LoRA on a base."""
+
+    model_id: int
+    memory_bytes: int
+    by_rows: bool  # False: through peft's layers, which act on a whole pass
+    users: int = 0
+    used: float = field(default_factory=time.monotonic)
+
+
+MAKING = threading.Lock()
+"""Held while modules are made: diffusers and transformers make them without memory, changing torch for all threads."""
+
+Words = tuple[Conditioning, Conditioning | None, tuple[str, ...]]
+"""What is said, what guidance leads away from, and what of both was cut."""
+
+
+class Base:
+    """Only the engine's thread calls it, but for `describe`."""
+
+    def __init__(self, components: Components, *, model_id: int, name: str) -> None:
+        self.components = components
+        self.model_id = model_id
+        self.name = name
+        self.users = 0
+        self.used = time.monotonic()
+        self.held_until = 0.0  # whoever asked for it shall find it
+        self.loras: dict[str, Lora] = {}
+        self.denoiser_rows = RowAdapters(components.denoiser)
+        self._word_rows = {part: RowAdapters(components.parts[part]) for part in components.family.text_encoders}
+        self._own_bytes = components.memory_bytes
+        self._acting: Mapping[str, float] = {}
+        self._words: OrderedDict[object, tuple[Words, int]] = OrderedDict()
+        self._words_bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._own_bytes + sum(lora.memory_bytes for lora in self.loras.values())
+
+    @property
+    def is_busy(self) -> bool:
+        return self.users > 0 or self.held_until > time.monotonic()
+
+    def put_on(self, name: str, model_id: int, adapter: Adapter | None, path: Path) -> None:
+        """A LoRA that was read; None is one for peft. Raises as `load_loras`."""
+        if adapter is None:
+            with MAKING:
+                load_loras(self.components, [(name, path)])
+            self._acting = {}
+            lora = Lora(model_id, path.stat().st_size, by_rows=False)
+        else:
+            for part, layers in adapter.layers.items():
+                self._rows_of(part).add(name, layers)
+            lora = Lora(model_id, adapter.memory_bytes, by_rows=True)
+        with self._lock:
+            self.loras[name] = lora
+
+    def take_off(self, name: str) -> None:
+        with self._lock:
+            lora = self.loras.pop(name)
+        if lora.by_rows:
+            for rows in (self.denoiser_rows, *self._word_rows.values()):
+                rows.remove(name)
+        else:
+            remove_lora(self.components, name)
+            self._acting = {}
+        self._forget_words(name)
+
+    def split(self, weights: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """Those that act row by row, and those that act on a whole pass."""
+        by_rows = {name: weight for name, weight in weights.items() if self.loras[name].by_rows}
+        return by_rows, {name: weight for name, weight in weights.items() if name not in by_rows}
+
+    def act(self, weights: Mapping[str, float]) -> None:
+        """Makes exactly these of peft's LoRAs act."""
+        if dict(weights) != self._acting:
+            set_lora_weights(self.components, weights)
+            self._acting = dict(weights)
+
+    def words(self, prompt: str, negative: str | None, weights: Mapping[str, float], *, weighted: bool) -> Words:
+        """What the denoiser is told of a prompt and of what guidance leads away from, read once and kept."""
+        import torch
+
+        key = (prompt, negative, tuple(sorted(weights.items())), weighted)
+        if (kept := self._words.get(key)) is not None:
+            self._words.move_to_end(key)
+            return kept[0]
+        by_rows, whole = self.split(weights)
+        self.act(whole)
+        prompts = [prompt] if negative is None else [prompt, negative]
+        with torch.no_grad(), ExitStack() as stack:
+            for rows in self._word_rows.values():
+                stack.enter_context(rows.rows([by_rows] * len(prompts)))
+            read = encode_prompts(self.components, prompts, weighted=weighted)
+        told = {"prompt": prompt} | ({} if negative is None else {"negative_prompt": negative})
+        # Weighted prompts are read to their end, some words apart.
+        warnings = () if weighted else self._cut(told)
+        unsaid = None if negative is None else some_of(read, slice(1, 2))
+        words: Words = (some_of(read, slice(0, 1)), unsaid, warnings)
+        size = sum(value.numel() * value.element_size() for value in read.values())
+        self._words[key] = (words, size)
+        self._words_bytes += size
+        while self._words_bytes > WORDS_BYTES and len(self._words) > 1:
+            self._words_bytes -= self._words.popitem(last=False)[1][1]
+        return words
+
+    def describe(self) -> LoadedModel:
+        """From any thread."""
+        with self._lock:
+            ids = tuple(lora.model_id for lora in self.loras.values())
+        idle = int((time.monotonic() - self.used) * 1000)
+        return LoadedModel(self.model_id, self.name, self.memory_bytes, ids, idle, self.users)
+
+    def _rows_of(self, part: str) -> RowAdapters:
+        return self._word_rows.get(part, self.denoiser_rows)
+
+    def _cut(self, prompts: Mapping[str, str]) -> tuple[str, ...]:
+        limit = self.components.tokenizers[0].model_max_length
+        found = {name: cut_tokens(self.components, text) for name, text in prompts.items()}
+        return tuple(
+            f"{name} has more than the {limit} tokens that the model reads; this was left out: {cut}"
+            for name, cut in found.items()
+            if cut
+        )
+
+    def _forget_words(self, lora: str) -> None:
+        for key in [key for key in self._words if any(lora == name for name, _ in key[2])]:  # type: ignore[index]
+            self._words_bytes -= self._words.pop(key)[1]
+
+
+def free(device: "torch.device | str") -> None:
+    """Gives freed memory back to the device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if str(device).startswith("cuda"):
+        torch.cuda.empty_cache()

@@ -1,0 +1,77 @@
+"""Who is next: which samples share the next pass of the denoiser."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+PATIENCE = 8
+"""Passes that others may have in a row before a sample's own turn has come."""
+
+
+class Candidate(Protocol):
+    """A sample under way."""
+
+    @property
+    def lane(self) -> Hashable:
+        """Samples of one lane can share a pass."""
+
+    @property
+    def remaining(self) -> int:
+        """Passes before it."""
+
+    @property
+    def rows(self) -> int:
+        """Of the denoiser's batch."""
+
+    @property
+    def principal(self) -> str:
+        """Who asked for it."""
+
+    @property
+    def passed_over(self) -> int:
+        """Passes in a row that others had."""
+
+    @property
+    def number(self) -> int:
+        """In the order of arrival."""
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+def choose(
+    samples: Iterable[C], *, limit: Callable[[Hashable], int], seconds: Callable[[Hashable, int], float]
+) -> Sequence[C]:
+    """The samples of the next pass, which `limit(lane)` bounds and which takes `seconds(lane, rows)`.
+
+    Of each lane come those first that end soonest, and as many of them as finish most work a second: the sum of
+    1 / remaining over the pass's time is largest (Smith 1956's rule, for a machine that works in batches). Where a
+    device does many rows in the time of one, that is all of them; where it does not, a short request is not held up by
+    long ones. A caller's samples share one weight, so that sending more makes nobody faster. Whoever was passed over
+    PATIENCE times comes next, the longest waiting first, so nobody starves.
+    """
+    lanes: dict[Hashable, list[C]] = {}
+    counts: dict[str, int] = {}
+    for sample in samples:
+        lanes.setdefault(sample.lane, []).append(sample)
+        counts[sample.principal] = counts.get(sample.principal, 0) + 1
+    overdue = max(lanes, key=lambda lane: max(each.passed_over for each in lanes[lane]), default=None)
+    if overdue is not None and any(each.passed_over >= PATIENCE for each in lanes[overdue]):
+        lanes = {overdue: lanes[overdue]}  # the one that has waited for longest
+    best: Sequence[C] = ()
+    best_value = -1.0
+    for lane, own in lanes.items():
+        there = sorted(own, key=_urgency)
+        must = sum(each.passed_over >= PATIENCE for each in there)
+        work, rows = 0.0, 0
+        for count, sample in enumerate(there[: limit(lane)], start=1):
+            work += 1 / (sample.remaining * counts[sample.principal])
+            rows += sample.rows
+            value = work / seconds(lane, rows)
+            if value > best_value and count >= min(must, limit(lane)):
+                best, best_value = there[:count], value
+    return best
+
+
+def _urgency(sample: Candidate) -> tuple[int, int, int]:
+    """Those whose turn has come in the order in which it came, then who ends soonest."""
+    return (-max(0, sample.passed_over - PATIENCE + 1), sample.remaining, sample.number)
