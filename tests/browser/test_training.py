@@ -54,7 +54,7 @@ def test_a_job_is_validated_and_a_checkpoint_made_a_model(
     expect(page.get_by_text("Adafactor")).to_be_visible()
     checkpoints = page.get_by_role("region", name="Checkpoints")
     expect(checkpoints.get_by_text("best", exact=True)).to_have_count(1)
-    checkpoints.get_by_role("button", name="Make the checkpoint of step 30 a model").click()
+    checkpoints.get_by_role("button", name="Make it a model: the checkpoint of step 30").click()
     link = checkpoints.get_by_role("link", name=re.compile("^Model "))
     expect(link).to_have_count(1)
     visitor.shot("training-validated")

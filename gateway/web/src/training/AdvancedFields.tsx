@@ -78,6 +78,11 @@ export function AdvancedFields({ video, ...props }: FieldsProps & { video: boole
         <NumberInput label={t.warmup} {...amount("warmup")} allowDecimal={false} />
         <NumberInput label={t.accumulation} {...amount("accumulation")} allowDecimal={false} />
         <NumberInput label={t.weightDecay} {...amount("weightDecay")} />
+        <NumberInput
+          label={t.maxGradNorm}
+          description={adapts ? t.maxGradNormHint : t.maxGradNormHintFull}
+          {...amount("maxGradNorm")}
+        />
         <NumberInput label={t.snrGamma} description={t.snrGammaHint} {...amount("snrGamma")} />
         <NumberInput label={t.captionDropout} {...amount("captionDropout")} />
       </SimpleGrid>

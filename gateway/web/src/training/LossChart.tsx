@@ -20,6 +20,9 @@ interface LossChartProps {
   validations: readonly ValidationEvent[];
 }
 
+/** Without the last line where nothing is held out: one that is hidden would still stand in the legend. */
+const ofSeries = (data: Curve, validated: boolean) => (validated ? data : data.slice(0, 3)) as Curve;
+
 /** The loss and its moving average over the steps, and the loss on pictures held out; it grows as steps come. */
 export function LossChart({ steps, validations }: LossChartProps) {
   const { words, format, language } = useSpeech();
@@ -51,18 +54,21 @@ export function LossChart({ steps, validations }: LossChartProps) {
           { label: step, value: (_, at) => (at === null ? "–" : numbers.format(at)) },
           { label: loss, stroke: ink.loss, width: 1, value: (_, at) => (at === null ? "–" : numbers.format(at)) },
           { label: smoothed, stroke: ink.smoothed, width: 2, value: (_, at) => (at === null ? "–" : numbers.format(at)) },
-          {
-            label: validationLoss,
-            show: validated,
-            stroke: ink.validation,
-            width: 2,
-            spanGaps: true,
-            points: { show: true, size: 6 },
-            value: (_, at) => (at === null ? "–" : numbers.format(at)),
-          },
+          ...(validated
+            ? [
+                {
+                  label: validationLoss,
+                  stroke: ink.validation,
+                  width: 2,
+                  spanGaps: true,
+                  points: { show: true, size: 6 },
+                  value: (_: uPlot, at: number | null) => (at === null ? "–" : numbers.format(at)),
+                },
+              ]
+            : []),
         ],
       },
-      data.current,
+      ofSeries(data.current, validated),
       holder.current,
     );
     chart.current = made;
@@ -74,8 +80,8 @@ export function LossChart({ steps, validations }: LossChartProps) {
 
   useEffect(() => {
     data.current = curve(steps, MOST_POINTS, validations);
-    chart.current?.setData(data.current);
-  }, [steps, validations]);
+    chart.current?.setData(ofSeries(data.current, validated));
+  }, [steps, validations, validated]);
 
   const last = steps.at(-1);
   return (

@@ -15,10 +15,11 @@ test("the form begins with the deployment's defaults and asks for them", () => {
 });
 
 test("an emptied field is unset and a zero is a zero", () => {
-  const { config } = made({ batchSize: "", seed: 0, warmup: 0 });
+  const { config } = made({ batchSize: "", seed: 0, warmup: 0, maxGradNorm: 0 });
   expect(config?.batchSize).toBeUndefined();
   expect(config?.seed).toBe(0n);
   expect(config?.warmupSteps).toBe(0);
+  expect(config?.maxGradNorm).toBe(0);
 });
 
 test("what a method does not read is left out", () => {

@@ -29,6 +29,7 @@ export interface Draft {
   checkpointing: boolean;
   accumulation: Amount;
   weightDecay: Amount;
+  maxGradNorm: Amount;
   schedule: LearningRateSchedule;
   warmup: Amount;
   snrGamma: Amount;
@@ -90,6 +91,7 @@ export const FIELDS: Record<keyof Draft, string> = {
   checkpointing: "config.gradient_checkpointing",
   accumulation: "config.gradient_accumulation_steps",
   weightDecay: "config.weight_decay",
+  maxGradNorm: "config.max_grad_norm",
   schedule: "config.schedule",
   warmup: "config.warmup_steps",
   snrGamma: "config.snr_gamma",
@@ -152,6 +154,7 @@ export function draftOf(defaults: TrainingConfig | undefined, datasetId: number,
     checkpointing: config.gradientCheckpointing ?? false,
     accumulation: config.gradientAccumulationSteps ?? "",
     weightDecay: config.weightDecay ?? "",
+    maxGradNorm: config.maxGradNorm ?? "",
     schedule: config.schedule || LearningRateSchedule.CONSTANT,
     warmup: config.warmupSteps ?? "",
     snrGamma: config.snrGamma || "",
@@ -237,6 +240,7 @@ export function requestOf(draft: Draft, requestId: string, start: boolean, video
       gradientCheckpointing: draft.checkpointing,
       gradientAccumulationSteps: given(draft.accumulation),
       weightDecay: given(draft.weightDecay),
+      maxGradNorm: given(draft.maxGradNorm),
       schedule: draft.schedule,
       warmupSteps: given(draft.warmup),
       snrGamma: given(draft.snrGamma),
