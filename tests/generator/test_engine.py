@@ -70,7 +70,7 @@ async def test_what_is_drawn_together_is_what_each_draws_alone(studio: Studio, t
     assert len(seen) == sum(len(answer.images) for answer in together), "no two are the same picture"
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 async def test_whatever_comes_and_goes_each_request_is_answered_once(studio: Studio, seed: int) -> None:
     chance = random.Random(seed)
     wanted = [
