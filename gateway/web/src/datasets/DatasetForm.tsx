@@ -7,6 +7,7 @@ import { useFirstError } from "../app/useFirstError";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { type Dataset, DatasetType } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
+import { newId } from "../lib/identity";
 
 interface DatasetFormProps {
   /** The one to rename; without it a new one is made. */
@@ -21,7 +22,7 @@ export function DatasetForm({ dataset, onClose, onSaved }: DatasetFormProps) {
   const [name, setName] = useState(dataset?.name ?? "");
   const [type, setType] = useState(dataset?.type ?? DatasetType.IMAGE);
   const [description, setDescription] = useState(dataset?.description ?? "");
-  const [requestId] = useState(() => crypto.randomUUID());
+  const [requestId] = useState(() => newId());
   const create = useMutation(CatalogService.method.createDataset);
   const update = useMutation(CatalogService.method.updateDataset);
   const error = create.error ?? update.error;

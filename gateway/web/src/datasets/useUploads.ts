@@ -6,6 +6,7 @@ import { fetchWithProgress } from "../api/progress";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { backoff, each, wait } from "../lib/retry";
+import { newId } from "../lib/identity";
 import type { Picture } from "./files";
 import { outcome, type Upload } from "./uploads";
 
@@ -63,7 +64,7 @@ export function useUploads(datasetId: number, onLanded: (images: readonly Image[
   const add = useCallback(
     (chosen: readonly Picture[]) => {
       const sendings = chosen.map((picture): Sending => {
-        const id = crypto.randomUUID();
+        const id = newId();
         pictures.current.set(id, picture);
         return { picture, upload: { id, name: picture.file.name, state: "waiting", share: 0, reason: "", message: "" } };
       });

@@ -7,6 +7,8 @@ import { type Draft, draftOf } from "./draft";
 import classes from "./Drawing.module.css";
 import { useChoices } from "./useChoices";
 
+const ENDINGS: Record<string, string> = { "image/webp": "webp", "image/jpeg": "jpg" };
+
 interface PictureButtonsProps {
   generation: Generation;
   image: GeneratedImage;
@@ -25,7 +27,7 @@ export function PictureButtons({ generation, image, onUse }: PictureButtonsProps
         <Button
           component="a"
           href={pictureUrl(generation.id, image.index)}
-          download={`atelier-${generation.id.slice(0, 8)}-${image.seed}.png`}
+          download={`atelier-${generation.id.slice(0, 8)}-${image.seed}.${ENDINGS[image.contentType] ?? "png"}`}
           size="compact-sm"
           variant="default"
           leftSection={<IconDownload size={14} aria-hidden />}

@@ -3,7 +3,11 @@ import { type Model, ModelCategory, type ModelFamily, ModelType, WeightsLayout }
 /** The models that can draw pictures here, base models first, trained ones newest first. */
 export function drawable(models: readonly Model[], families: readonly ModelFamily[]): { bases: Model[]; trained: Model[] } {
   const able = models.filter(
-    (model) => model.isActive && model.category === ModelCategory.IMAGE && families.includes(model.family),
+    (model) =>
+      model.isActive &&
+      model.category === ModelCategory.IMAGE &&
+      model.type !== ModelType.CONTROLNET && // steers others, and draws nothing itself
+      families.includes(model.family),
   );
   return {
     bases: able.filter((model) => model.type === ModelType.BASE_MODEL),

@@ -1,6 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { type GenerationSettings, Scheduler } from "../gen/atelier/generator/v1/generation_pb";
 import { type GenerateRequest, GenerateRequestSchema } from "../gen/atelier/generator/v1/generator_service_pb";
+import { newId } from "../lib/identity";
 
 /** A number field: empty means unset. */
 export type Amount = number | "";
@@ -82,7 +83,7 @@ export function previewInterval(steps: number): number {
 export function requestOf(draft: Draft, ofLora: boolean): GenerateRequest {
   const { steps } = draft;
   return create(GenerateRequestSchema, {
-    requestId: crypto.randomUUID(),
+    requestId: newId(),
     keepDrawing: true, // a page that is loaded again finds its pictures
     previewInterval: previewInterval(steps === "" ? 25 : steps),
     settings: {

@@ -20,11 +20,12 @@ const model = (id: number, more: object = {}) =>
 const lora = (id: number, baseModelId: number, more: object = {}) =>
   model(id, { type: ModelType.LORA, layout: WeightsLayout.LORA, baseModelId, ...more });
 
-test("models that are inactive, of video or of a family this deployment cannot draw are not offered", () => {
+test("models that are inactive, of video, ControlNets or of a family this deployment cannot draw are not offered", () => {
   const models = [
     model(1),
     model(2, { family: ModelFamily.STABLE_DIFFUSION_XL }),
     model(3, { category: ModelCategory.VIDEO }),
+    model(4, { type: ModelType.CONTROLNET, layout: WeightsLayout.CONTROLNET }),
     lora(101, 1),
     lora(102, 1),
     lora(103, 1, { isActive: false }),

@@ -446,7 +446,7 @@ export const en = {
     emptyTitle: "No model yet",
     emptyHint: "Run seed_models.py (or: atelier seed) to add the base models.",
     all: "All",
-    types: { 0: "?", 1: "Base model", 2: "LoRA", 3: "DreamBooth", 4: "Full" } as Record<number, string>,
+    types: { 0: "?", 1: "Base model", 2: "LoRA", 3: "DreamBooth", 4: "Full", 5: "ControlNet" } as Record<number, string>,
     families: {
       0: "?",
       1: "Stable Diffusion",

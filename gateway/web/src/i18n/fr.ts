@@ -447,7 +447,7 @@ export const fr: Words = {
     emptyTitle: "Pas encore de modèle",
     emptyHint: "Exécutez seed_models.py (ou : atelier seed) pour ajouter les modèles de base.",
     all: "Tous",
-    types: { 0: "?", 1: "Modèle de base", 2: "LoRA", 3: "DreamBooth", 4: "Full" },
+    types: { 0: "?", 1: "Modèle de base", 2: "LoRA", 3: "DreamBooth", 4: "Full", 5: "ControlNet" },
     families: {
       0: "?",
       1: "Stable Diffusion",

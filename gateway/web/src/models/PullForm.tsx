@@ -7,6 +7,7 @@ import { useFirstError } from "../app/useFirstError";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import type { Model } from "../gen/atelier/catalog/v1/model_pb";
 import { useSpeech } from "../i18n";
+import { newId } from "../lib/identity";
 
 const FIELDS = {
   repository: "repo_id",
@@ -26,7 +27,7 @@ interface PullFormProps {
 /** Takes a LoRA or a checkpoint out of a repository of a hub. */
 export function PullForm({ bases, onClose, onPulled }: PullFormProps) {
   const { words } = useSpeech();
-  const [requestId] = useState(() => crypto.randomUUID());
+  const [requestId] = useState(() => newId());
   const [repoId, setRepository] = useState("");
   const [filename, setFile] = useState("");
   const [name, setName] = useState("");

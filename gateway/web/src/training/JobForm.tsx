@@ -12,6 +12,7 @@ import { type Model, ModelCategory, ModelType } from "../gen/atelier/catalog/v1/
 import { type GetTrainerCapabilitiesResponse, TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import type { TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
+import { newId } from "../lib/identity";
 import { AdvancedFields, DreamBoothFields } from "./AdvancedFields";
 import { type Draft, draftOf, estimateOf, FIELDS, requestOf } from "./draft";
 import { Estimate } from "./Estimate";
@@ -103,7 +104,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
   });
   const base = bases.find((model) => model.id === draft.baseModelId);
   const video = base?.category === ModelCategory.VIDEO;
-  const [requestId, setRequestId] = useState(() => crypto.randomUUID());
+  const [requestId, setRequestId] = useState(() => newId());
   const create = useMutation(TrainerService.method.createTrainingJob);
   const estimate = useMutation(TrainerService.method.estimateTrainingJob);
   const error = create.error ?? estimate.error;
@@ -113,7 +114,7 @@ function Fields({ able, datasets, bases, datasetId, baseModelId, onClose, onCrea
   const problem = (name: keyof Draft) => failure?.fields[FIELDS[name]];
   const set = <Name extends keyof Draft>(name: Name, value: Draft[Name]) => {
     setDraft((before) => ({ ...before, [name]: value }));
-    setRequestId(crypto.randomUUID()); // another request from here on
+    setRequestId(newId()); // another request from here on
     if (estimate.data) estimate.reset(); // it was of another job
   };
   const chosen = datasets.find((each) => each.id === draft.datasetId);
