@@ -132,6 +132,28 @@ def make_tiny_control(folder: Path, pipeline_folder: Path, *, seed: int = 1) -> 
     return folder
 
 
+def make_tiny_safety_checker(folder: Path, *, seed: int = 3) -> Path:
+    """Saves a safety checker of random weights and its image processor under `folder`, and gives it. Noise is near some
+    of its concepts about as often as not."""
+    import torch
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessorPil
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 32, "patch_size": 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=16))
+        for parameter in model.parameters():  # as they begin, all pictures look alike
+            torch.nn.init.normal_(parameter, std=0.5)
+        model.concept_embeds_weights.fill_(0.4)
+        model.special_care_embeds_weights.fill_(0.3)
+    model.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(folder)
+    return folder
+
+
 def make_tiny_captioner(folder: Path, *, seed: int = 36) -> Path:
     """Saves a BLIP of random weights, its tokenizer and its image processor under `folder`, and gives it.
 

@@ -24,7 +24,8 @@ def model_card(model: Model, base: Model | None, pictures: Mapping[str, Sample])
     from huggingface_hub import ModelCard, ModelCardData
 
     task = TASKS[model.category]
-    tags = [task, "diffusers", "atelier", *(["lora", "template:sd-lora"] if is_lora(model) else [])]
+    kind = {WeightsLayout.LORA: ["lora", "template:sd-lora"], WeightsLayout.CONTROLNET: ["controlnet"]}
+    tags = [task, "diffusers", "atelier", *kind.get(model.layout, [])]
     known = model.license.lower() in LICENSES
     about: dict[str, Any] = {"license": model.license.lower() if known else "other"} if model.license else {}
     if model.license and not known:
@@ -32,7 +33,8 @@ def model_card(model: Model, base: Model | None, pictures: Mapping[str, Sample])
     if base is not None:
         about["base_model"] = base.weights.repo_id if isinstance(base.weights, HubWeights) else base.name
         if model.type is not ModelType.BASE_MODEL:
-            about["base_model_relation"] = "adapter" if is_lora(model) else "finetune"
+            beside = is_lora(model) or model.type is ModelType.CONTROLNET
+            about["base_model_relation"] = "adapter" if beside else "finetune"
     if model.trigger_words:
         about["instance_prompt"] = model.trigger_words[0]
     if pictures:
@@ -49,7 +51,7 @@ def _text(model: Model, base: Model | None, pictures: Mapping[str, Sample]) -> s
     lines = [f"# {model.name}", ""]
     lines += ["<Gallery />", ""] if pictures else []  # the hub shows the widget's pictures here
     lines += [model.description, ""] if model.description else []
-    what = "A LoRA" if is_lora(model) else "Weights"
+    what = {WeightsLayout.LORA: "A LoRA", WeightsLayout.CONTROLNET: "A ControlNet"}.get(model.layout, "Weights")
     how = "trained with" if model.job_id else "kept by"
     lines += [f"{what} {how} Atelier{f' on {base.name}' if base else ''}.", ""]
     facts = {

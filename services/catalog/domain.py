@@ -12,6 +12,7 @@ MAX_FILENAME_BYTES = 255
 MAX_CAPTION = 10_000
 MAX_DESCRIPTION = 2_000
 LORA_FILE = "pytorch_lora_weights.safetensors"
+CONTROL_CONFIG, CONTROL_FILE = "config.json", "diffusion_pytorch_model.safetensors"
 CHECKPOINT_FILE = "model.safetensors"
 """What a LoRA, and a whole checkpoint as one file, is called among a model's files."""
 FIRST_REGISTERED_MODEL_ID = 101
@@ -43,6 +44,7 @@ class ModelType(StrEnum):
     LORA = "lora"
     DREAMBOOTH = "dreambooth"
     FULL = "full"
+    CONTROLNET = "controlnet"
 
 
 class ModelCategory(StrEnum):
@@ -61,6 +63,7 @@ class WeightsLayout(StrEnum):
     PIPELINE = "pipeline"
     LORA = "lora"
     SINGLE_FILE = "single_file"
+    CONTROLNET = "controlnet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,9 @@ async def import_weights(
     """
     assert new.base_model_id is not None, "the contract asks for it"
     base = await models.get(new.base_model_id)
-    if base.layout is WeightsLayout.LORA:
-        message = f"model {base.id} ({base.name!r}) is a LoRA itself: name the model under it"
+    if base.layout in (WeightsLayout.LORA, WeightsLayout.CONTROLNET):
+        what = "LoRA itself: name the model under it" if base.layout is WeightsLayout.LORA else "ControlNet"
+        message = f"model {base.id} ({base.name!r}) is a {what}"
         raise FailedPrecondition(message, reason="UNSUPPORTED_BASE_MODEL")
     writer = blobs.writer()
     try:

@@ -6,11 +6,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from services.catalog import domain
+from services.catalog.control_files import FAMILIES as CONTROL_FAMILIES
+from services.catalog.control_files import check_control
 from services.catalog.domain import (
     CHECKPOINT_FILE,
+    CONTROL_CONFIG,
+    CONTROL_FILE,
     HubWeights,
     Lineage,
     Model,
+    ModelCategory,
     ModelType,
     NewModel,
     StoredWeights,
@@ -29,7 +34,8 @@ MAX_LICENSE = 100
 async def register_model(
     models: ModelStore, blobs: BlobStore, new: NewModel, *, request_id: str | None = None
 ) -> Model:
-    """Raises InvalidArgument, NotFound (its base) and FailedPrecondition (another family, files that are not there)."""
+    """Raises InvalidArgument, NotFound (its base) and FailedPrecondition (another family, a base that is a ControlNet,
+    files that are not there)."""
     if (first := await models.registered(job_id=new.outcome_of, request_id=request_id)) is not None:
         return first  # whatever has changed since
     rules = {
@@ -40,9 +46,11 @@ async def register_model(
         "stored.files": _paths_rule(new.weights),
     }
     whole = new.type is ModelType.BASE_MODEL and new.layout is not WeightsLayout.SINGLE_FILE
-    if not whole and new.base_model_id is None:
+    is_control = new.layout is WeightsLayout.CONTROLNET
+    if not whole and not is_control and new.base_model_id is None:
         what = "checkpoint as one file" if new.layout is WeightsLayout.SINGLE_FILE else new.type.value
         rules["base_model_id"] = f"must be set for a {what}"
+    rules |= _control_rules(new)
     if whole and new.base_model_id is not None:
         rules["base_model_id"] = "must not be set for a base_model"
     if new.layout is WeightsLayout.SINGLE_FILE and not _is_one_file(new.weights):
@@ -53,11 +61,35 @@ async def register_model(
         await _check_base(models, new, new.base_model_id)
     if isinstance(new.weights, StoredWeights):
         await asyncio.to_thread(_check_stored, blobs, new.weights)
+        if is_control:
+            await asyncio.to_thread(check_control, blobs, new.weights, new.family)
     return await models.register(new, request_id=request_id)
+
+
+def _control_rules(new: NewModel) -> dict[str, str]:
+    """The rules that a ControlNet breaks, or a model that has the type or the layout of one."""
+    is_one = new.layout is WeightsLayout.CONTROLNET
+    if is_one is not (new.type is ModelType.CONTROLNET):
+        return {"layout": "must be controlnet for a controlnet, and for nothing else"}
+    if not is_one:
+        return {}
+    rules = {}
+    if new.family not in CONTROL_FAMILIES:
+        rules["family"] = f"must be {' or '.join(family.value for family in CONTROL_FAMILIES)} for a controlnet"
+    if new.category is not ModelCategory.IMAGE:
+        rules["category"] = "must be image for a controlnet"
+    if isinstance(new.weights, StoredWeights):
+        paths = sorted(file.path for file in new.weights.files)
+        if paths != [CONTROL_CONFIG, CONTROL_FILE]:
+            rules["stored.files"] = f"must be {CONTROL_CONFIG} and {CONTROL_FILE}, for a controlnet"
+    return rules
 
 
 async def _check_base(models: ModelStore, new: NewModel, base_model_id: int) -> None:
     base = await models.get(base_model_id)
+    if base.layout is WeightsLayout.CONTROLNET:
+        message = f"model {base.id} ({base.name!r}) is a ControlNet, and no model is made of one"
+        raise FailedPrecondition(message, reason="UNSUPPORTED_BASE_MODEL")
     if base.family is not new.family:
         message = f"a {new.family.value} model cannot have the {base.family.value} model {base.name!r} as its base"
         raise FailedPrecondition(message, reason="FAMILY_MISMATCH")

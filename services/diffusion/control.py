@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CLASS_NAME = "ControlNetModel"
 PART = Part("controlnet", "diffusers", CLASS_NAME, "diffusion_pytorch_model.safetensors", ("config.json",))
+FILES = [*PART.files, "diffusion_pytorch_model.safetensors"]
+"""Of a folder on a hub, which may hold other precisions and pickles too."""
 SHARED = ("in_channels", "cross_attention_dim", "block_out_channels", "down_block_types", "layers_per_block")
 """What a ControlNet's configuration has in common with its UNet's."""
 

@@ -1,7 +1,8 @@
 """Words and pictures into the denoiser's spaces, and back."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
@@ -54,16 +55,52 @@ def _scale_and_shift(components: Components) -> tuple[float, float]:
     return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
 
 
-def decode_latents(components: Components, latents: "torch.Tensor") -> "torch.Tensor":
-    """(B, H, W, 3) uint8 on the CPU, of scaled latents (B, C, H/f, W/f); with an axis F behind B of a clip's."""
+def decode_latents(
+    components: Components, latents: "torch.Tensor", *, tile_above: int = 0, frames_at_once: int = 0
+) -> "torch.Tensor":
+    """(B, H, W, 3) uint8 on the CPU, of scaled latents (B, C, H/f, W/f); with an axis F behind B of a clip's.
+
+    Both limits bound memory, and 0 is no limit. A picture of more than `tile_above` pixels is decoded in tiles as large
+    as those that the VAE was trained on, which overlap and are blended: colours then differ a little from those of the
+    whole. A clip is decoded `frames_at_once`, as diffusers' `decode_chunk_size`: frames of two stretches do not see
+    each other.
+    """
     import torch
 
-    images: torch.Tensor
     with torch.no_grad():
         scale, shift = _scale_and_shift(components)
         latents = latents.to(components.vae.dtype) / scale + shift
-        together = {"num_frames": latents.shape[1]} if latents.ndim == 5 else {}
-        images = components.vae.decode(latents.flatten(0, -4), return_dict=False, **together)[0]
+        if latents.ndim == 5:
+            return torch.stack([_decode_clip(components, clip, frames_at_once or len(clip)) for clip in latents])
+        factor = components.size.vae_factor
+        tiled = 0 < tile_above < latents.shape[-1] * latents.shape[-2] * factor**2
+        with _tiling(components.vae) if tiled else nullcontext():
+            return _pixels(components.vae.decode(latents, return_dict=False)[0])
+
+
+def _decode_clip(components: Components, frames: "torch.Tensor", at_once: int) -> "torch.Tensor":
+    """(F, H, W, 3) uint8 of (F, C, H/f, W/f), not scaled."""
+    import torch
+
+    decode = components.vae.decode
+    return torch.cat(
+        [_pixels(decode(each, num_frames=len(each), return_dict=False)[0]) for each in frames.split(at_once)]
+    )
+
+
+def _pixels(images: "torch.Tensor") -> "torch.Tensor":
+    """(B, H, W, 3) uint8 on the CPU, of (B, 3, H, W) in [-1, 1]."""
+    import torch
+
     images = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-    pixels = (images.float() * 255).round().to("cpu", torch.uint8)
-    return pixels.unflatten(0, latents.shape[:2]) if together else pixels
+    return (images.float() * 255).round().to("cpu", torch.uint8)
+
+
+@contextmanager
+def _tiling(vae: Any) -> Iterator[None]:
+    """diffusers' own, for as long as this lasts."""
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

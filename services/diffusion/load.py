@@ -169,14 +169,15 @@ def _variant(home: Path, weights: str) -> dict[str, str] | None:
     return None
 
 
-def load_part(part: Part, home: Path, dtype: "torch.dtype") -> Any:
-    """A part with weights, from its own folder. Raises WeightsUnavailable when they cannot be read or are not all."""
+def load_part(part: Part, home: Path, dtype: "torch.dtype", *, kind: Any = None) -> Any:
+    """A part with weights, from its own folder; `kind` is its class where the library's front door has none of the
+    name. Raises WeightsUnavailable when they cannot be read or are not all."""
     import diffusers
     import transformers
     from safetensors import SafetensorError
 
     libraries = {"diffusers": diffusers, "transformers": transformers}
-    kind = getattr(libraries[part.library], part.class_name)
+    kind = kind or getattr(libraries[part.library], part.class_name)
     assert part.weights is not None
     precision = {"torch_dtype": dtype} if part.library == "diffusers" else {"dtype": dtype}
     try:

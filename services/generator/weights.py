@@ -5,9 +5,10 @@ from pathlib import Path
 from services.common.blobs import BlobStore
 from services.common.errors import FailedPrecondition
 from services.diffusion.adapters import FILE_NAME
+from services.diffusion.control import FILES as CONTROL_FILES
 from services.diffusion.families import get_family
 from services.diffusion.single_file import unfolded
-from services.diffusion.weights import WeightsUnavailable, fetch_hub, find_hub, materialise
+from services.diffusion.weights import WeightsUnavailable, fetch_files, fetch_hub, find_hub, materialise
 from services.generator.domain import Folders, Plan, Source
 
 
@@ -28,9 +29,12 @@ class WeightsFinder:
         get_family(plan.family)
         folders = [self._find(source) for source in plan.pipeline]
         loras = tuple(self._lora(each.source) for each in plan.loras)
+        found = [self._find(source) for source in plan.controls]
+        controls = tuple(folder for folder in found if folder is not None)
         whole = [folder for folder in folders if folder is not None]
-        ready = unfolded(whole, make=make) if len(whole) == len(folders) else None
-        return Folders(tuple(ready), loras) if ready is not None else None
+        all_here = len(whole) == len(folders) and len(controls) == len(found)
+        ready = unfolded(whole, make=make) if all_here else None
+        return Folders(tuple(ready), loras, controls) if ready is not None else None
 
     def fetch(self, plan: Plan) -> Folders:
         """The folders, downloaded and unfolded where needed.
@@ -40,6 +44,9 @@ class WeightsFinder:
         for source in plan.pipeline:
             if source.hub is not None:
                 fetch_hub(*source.hub, self._hub_dir, family=source.family, weights_dir=self._weights_dir)
+        for source in plan.controls:
+            if source.hub is not None:
+                fetch_files(*source.hub, self._hub_dir, patterns=CONTROL_FILES, weights_dir=self._weights_dir)
         folders = self.find(plan, make=True)
         if folders is None:
             raise FailedPrecondition("the weights left while they were being read", reason="WEIGHTS_UNAVAILABLE")
