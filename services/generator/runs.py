@@ -66,7 +66,9 @@ class Run:
         try:
             while True:
                 try:
-                    event_or_end = await asyncio.wait_for(queue.get(), heartbeat_seconds)
+                    # Not wait_for: before Python 3.12 it may swallow a cancellation that comes together with an event.
+                    async with asyncio.timeout(heartbeat_seconds):
+                        event_or_end = await queue.get()
                 except TimeoutError:
                     yield Heartbeat()
                     continue
