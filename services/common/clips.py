@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -103,26 +103,48 @@ def _step(own_rate: float, rate: float) -> Fraction:
     return max(Fraction(1), Fraction(own_rate).limit_denominator(1000) / Fraction(rate).limit_denominator(1000))
 
 
-def encode_webp_animation(frames: "numpy.ndarray[Any, Any]", frames_per_second: float, *, quality: int = 90) -> bytes:
-    """An animated WebP, repeated for ever, of (F, H, W, 3) uint8 frames, two at least."""
+def encode_webp_animation(
+    frames: "numpy.ndarray[Any, Any]", frames_per_second: float, *, quality: int = 90, exif: bytes = b""
+) -> bytes:
+    """An animated WebP, repeated for ever, of (F, H, W, 3) uint8 frames, two at least. Of `quality` 100 it is
+    lossless."""
     from PIL import Image
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
     ends = [round(1000 * (place + 1) / frames_per_second) for place in range(len(frames))]
     millis = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]  # whole, and right in their sum
     out = io.BytesIO()
-    first.save(out, "WEBP", save_all=True, append_images=rest, duration=millis, loop=0, quality=quality, method=4)
+    first.save(
+        out,
+        "WEBP",
+        save_all=True,
+        append_images=rest,
+        duration=millis,
+        loop=0,
+        quality=quality,
+        lossless=quality == 100,
+        method=4,
+        exif=exif,
+    )
     return out.getvalue()
 
 
-def encode_mp4(frames: "numpy.ndarray[Any, Any]", frames_per_second: float, *, quality: int = 18) -> bytes:
+def encode_mp4(
+    frames: "numpy.ndarray[Any, Any]",
+    frames_per_second: float,
+    *,
+    quality: int = 18,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
     """An MP4 (H.264, 4:2:0, as every browser plays it) of (F, H, W, 3) uint8 frames. `quality` is x264's constant rate
-    factor: lower is better. An odd side loses its last row: 4:2:0 has none."""
+    factor: lower is better. An odd side loses its last row: 4:2:0 has none. `metadata` are tags that MP4 knows:
+    `title`, `comment`, `description`."""
     import av
 
     height, width = (side - side % 2 for side in frames.shape[1:3])
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
+        container.metadata.update(metadata or {})
         rate = Fraction(frames_per_second).limit_denominator(1000)
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -11,6 +11,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -87,8 +88,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             started = self._begin(request_id)
             try:
                 request = _validated(requests) if streams else await _only(requests)
-                async for answer in behavior(request, context):
-                    yield answer
+                async with aclosing(behavior(request, context)) as answers:  # what it holds is let go at once
+                    async for answer in answers:
+                        yield answer
             except GeneratorExit:
                 raise
             except BaseException as error:

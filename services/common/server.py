@@ -34,7 +34,9 @@ class Server:
         *,
         listen: str = "127.0.0.1:0",
         log: Logger | None = None,
+        before_stop: Callable[[], None] | None = None,
     ) -> None:
+        self._before_stop = before_stop  # is told before calls are cut, which services might take for clients that left
         self._services = [Service(*each) for each in services]
         self._listen = listen
         self._log = log or get_logger("server")
@@ -70,6 +72,8 @@ class Server:
     async def stop(self, grace: float = 1.0) -> None:
         """Tells health probes, lets running calls end for `grace` seconds, then cuts them."""
         if self._server is not None:
+            if self._before_stop is not None:
+                self._before_stop()
             await self._health.enter_graceful_shutdown()
             await self._server.stop(grace)
             self._server = None
