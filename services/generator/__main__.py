@@ -15,10 +15,16 @@ from services.common.telemetry import configure_logging, get_logger
 from services.diffusion.device import best_device, device_name, drawing_dtype, without_bitsandbytes
 from services.generator.borrowing import Borrower
 from services.generator.catalog import Catalog
+from services.generator.checking import Checker
 from services.generator.config import GeneratorSettings
 from services.generator.engine.engine import Engine
 from services.generator.engine.pool import Pool, memory_budget
+from services.generator.finishing import Finisher
+from services.generator.gallery import Gallery, Retention
 from services.generator.generations import Generations
+from services.generator.inputs import Inputs
+from services.generator.keeping import Keeper
+from services.generator.planning import Planner
 from services.generator.servicer import GeneratorServicer
 from services.generator.store import Store
 from services.generator.weights import WeightsFinder
@@ -55,28 +61,40 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
         )
         stack.push_async_callback(asyncio.to_thread, drawing.close)
         store = Store(engine)
+        keeper = Keeper(store, blobs)
+        gallery = Gallery(store, keeper, Retention(settings.max_age_days, settings.max_gallery_bytes), log=log)
+        catalog = Catalog(channel)
+        checker = await _open_checker(settings, device, stack)
         generations = Generations(
             store,
-            Catalog(channel),
-            WeightsFinder(blobs, settings.data_dir / "cache" / "models", settings.weights_dir),
+            Planner(catalog, WeightsFinder(blobs, settings.data_dir / "cache" / "models", settings.weights_dir)),
+            Inputs(store, catalog, keeper),
+            Finisher(store, keeper, checker),
+            gallery,
             drawing,
-            blobs,
             max_queue=settings.max_queue,
+            max_queue_total=settings.max_queue_total,
             log=log,
         )
         await generations.start()
         stack.push_async_callback(generations.stop)
+        tidying = asyncio.create_task(gallery.tidy(settings.tidy_seconds), name="tidying")
+        stack.callback(tidying.cancel)
         servicer = GeneratorServicer(
-            generations=generations,
-            store=store,
-            pool=pool,
-            device=device,
-            max_queue=settings.max_queue,
-            max_batch=settings.max_batch,
-            heartbeat_seconds=settings.heartbeat_seconds,
+            generations=generations, gallery=gallery, store=store, device=device, settings=settings
         )
         service = Service(add_GeneratorServiceServicer_to_server, servicer, NAME)
-        yield Server([service], listen=settings.listen, log=log)
+        yield Server([service], listen=settings.listen, log=log, before_stop=generations.hold)
+
+
+async def _open_checker(settings: GeneratorSettings, device: str, stack: AsyncExitStack) -> Checker | None:
+    if settings.safety_checker is None:
+        return None
+    checker = await Checker.open(
+        settings.safety_checker, device=device, dtype=drawing_dtype(device), action=settings.safety_action
+    )
+    stack.push_async_callback(asyncio.to_thread, checker.close)
+    return checker
 
 
 def _use_threads(threads: int) -> None:

@@ -1,6 +1,7 @@
 """The Generator's settings, read once from the environment (`ATELIER_GENERATOR_...`)."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -30,9 +31,22 @@ class GeneratorSettings(ServiceSettings):
     """Pictures under way, between which passes are shared out; 0 means four times `max_batch`. The rest wait."""
     max_queue: int = Field(100, ge=1)
     """Requests of one caller that may wait; more are refused."""
+    max_queue_total: int = Field(1000, ge=1)
+    """Requests of all callers that may wait."""
     memory_bytes: int = Field(0, ge=0)
     """What loaded models may take; 0 means two thirds of the device's memory."""
     max_loras: int = Field(16, ge=9)
     """LoRAs kept on one loaded base; those unused for longest leave first. A request names at most nine."""
+    safety_checker: Path | None = None
+    """Folder with `safety_checker/` and `feature_extractor/`, as in Stable Diffusion 1.5's repository: every picture is
+    checked, and the answer says what was found. Empty: none is."""
+    safety_action: Literal["tell", "blank"] = "tell"
+    """What is done with flagged pictures: nothing, or black ones are kept in their places."""
+    max_age_days: int = Field(0, ge=0)
+    """Finished generations that are older and that nobody keeps are removed; 0: never."""
+    max_gallery_bytes: int = Field(0, ge=0)
+    """Where pictures take more, the oldest finished generations that nobody keeps are removed; 0: never."""
+    tidy_seconds: float = Field(60.0, gt=0)
+    """How often the gallery is looked over for that."""
     heartbeat_seconds: float = Field(10.0, gt=0)
     """Idle streams hear something this often."""

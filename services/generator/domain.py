@@ -1,7 +1,7 @@
 """What a request to draw is, what it goes through, and what comes of it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -25,7 +25,7 @@ class Status(StrEnum):
 UNFINISHED = frozenset({Status.QUEUED, Status.RUNNING})
 
 # From which statuses each may be reached. A running generation is queued again when its Generator has been restarted,
-# and a cancelled one when its client left and asks again.
+# and a cancelled one when it was abandoned and its client is back.
 MOVES: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.QUEUED}),
@@ -50,6 +50,23 @@ class PictureFormat(StrEnum):
     MP4 = "mp4"
     ANIMATED_WEBP = "animated_webp"
 
+    @property
+    def is_of_clips(self) -> bool:
+        return self in (PictureFormat.MP4, PictureFormat.ANIMATED_WEBP)
+
+    @property
+    def content_type(self) -> str:
+        return CONTENT_TYPES[self]
+
+
+CONTENT_TYPES = {
+    PictureFormat.PNG: "image/png",
+    PictureFormat.WEBP: "image/webp",
+    PictureFormat.JPEG: "image/jpeg",
+    PictureFormat.MP4: "video/mp4",
+    PictureFormat.ANIMATED_WEBP: "image/webp",
+}
+
 
 class Syntax(StrEnum):
     """How prompts are read."""
@@ -60,7 +77,8 @@ class Syntax(StrEnum):
 
 @dataclass(frozen=True)
 class InputPicture:
-    """A picture that a request begins with, kept in the blob store, and where it came from if that is known."""
+    """A picture that a request begins with, kept in the blob store, and where it came from if that is known. In a wish
+    the digest is empty where only its source was named."""
 
     sha256: str
     generated: tuple[str, int] | None = None  # generation, index
@@ -68,26 +86,17 @@ class InputPicture:
 
 
 @dataclass(frozen=True)
-class GivenPicture:
-    """One of these, as a client gives it."""
-
-    data: bytes = b""
-    sha256: str = ""
-    generated: tuple[str, int] | None = None
-
-
-@dataclass(frozen=True)
 class ImageToImage:
-    image: InputPicture | GivenPicture  # given only in a wish
+    image: InputPicture
     strength: float = 0.75
-    mask: InputPicture | GivenPicture | None = None
+    mask: InputPicture | None = None
     mask_blur: int = 4  # pixels
 
 
 @dataclass(frozen=True)
 class ImageToVideo:
     image: InputPicture
-    num_frames: int
+    num_frames: int  # 0 in a wish: as many as the model draws by itself
     frames_per_second: int = 7
     motion_bucket_id: int = 127
     noise_augmentation: float = 0.02
@@ -111,6 +120,11 @@ class HighResolution:
     scale: float = 2.0
     strength: float = 0.5
     steps: int | None = None  # None: as many as the first pass has
+
+    def size(self, width: int, height: int, *, multiple: int) -> tuple[int, int]:
+        """Width and height of the second pass, in pixels: the nearest multiples of what the model asks for."""
+        wide, high = (max(1, round(side * self.scale / multiple)) * multiple for side in (width, height))
+        return wide, high
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,10 @@ class Settings:
     grid: Grid | None = None
     deterministic: bool = False
 
+    @property
+    def inputs(self) -> "dict[str, InputPicture]":
+        return inputs_of(self)
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -169,18 +187,47 @@ class Wish:
     count: int | None = None
     lora_weight: float | None = None
     loras: tuple[LoraChoice, ...] = ()
-    format: PictureFormat = PictureFormat.PNG
-    quality: int = 90
+    format: PictureFormat | None = None
+    quality: int | None = None
     image_to_image: ImageToImage | None = None
+    image_to_video: ImageToVideo | None = None
+    controls: tuple[Control, ...] = ()
+    high_resolution: HighResolution | None = None
     prompt_syntax: Syntax = Syntax.WEIGHTED
+    wildcards: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    grid: Grid | None = None
     deterministic: bool = False
+    uploads: Mapping[str, bytes] = field(default_factory=dict)  # the bytes that were sent, by their digests
+
+    @property
+    def inputs(self) -> dict[str, InputPicture]:
+        return inputs_of(self)
+
+
+def inputs_of(asked: Settings | Wish) -> dict[str, InputPicture]:
+    """The pictures that a request begins with, by the paths of their fields in the contract."""
+    found: dict[str, InputPicture] = {}
+    if asked.image_to_image is not None:
+        found["settings.image_to_image.image"] = asked.image_to_image.image
+        if asked.image_to_image.mask is not None:
+            found["settings.image_to_image.mask"] = asked.image_to_image.mask
+    if asked.image_to_video is not None:
+        found["settings.image_to_video.image"] = asked.image_to_video.image
+    for place, control in enumerate(asked.controls):
+        found[f"settings.controls[{place}].image"] = control.image
+    return found
 
 
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE = 7.5
+DEFAULT_CLIP_GUIDANCE = 3.0
+DEFAULT_QUALITY = 90
+DEFAULT_FRAMES = 14
+MIN_SIDE = 32
 MAX_SIDE = 4096
 MAX_STEPS = 1000
 MAX_COUNT = 64
+MAX_GRID = 256
 
 
 @dataclass(frozen=True)
@@ -252,6 +299,17 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """The safety checker's: the concepts that crossed their thresholds, by the checker's numbers."""
+
+    concepts: tuple[int, ...] = ()
+
+    @property
+    def is_flagged(self) -> bool:
+        return bool(self.concepts)
+
+
+@dataclass(frozen=True)
 class Picture:
     """A finished picture; its bytes are in the blob store."""
 
@@ -261,6 +319,14 @@ class Picture:
     width: int
     height: int
     size_bytes: int
+    content_type: str = "image/png"
+    prompt: str = ""  # as it was read, wildcards chosen
+    negative_prompt: str = ""
+    model_id: int = 0
+    lora_weight: float | None = None
+    verdict: Verdict | None = None
+    is_sheet: bool = False
+    num_frames: int = 0  # 0: not a clip
 
 
 @dataclass(frozen=True)
@@ -287,6 +353,20 @@ class Generation:
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = field(default=())
+    principal: str = ""
+    is_kept: bool = False
+    keeps_drawing: bool = False  # whether somebody watches or not
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Cancelled because nobody watched it any more."""
+        return self.status is Status.CANCELLED and self.failure == ABANDONED
+
+    @property
+    def parents(self) -> tuple[tuple[str, int], ...]:
+        """The generated pictures that it began with."""
+        named = [each.generated for each in self.settings.inputs.values() if each.generated is not None]
+        return tuple(dict.fromkeys(named))
 
 
 # What watchers of a generation are told.

@@ -2,53 +2,47 @@
 
 import asyncio
 import uuid
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-from services.common import errors
-from services.common.blobs import BlobMissing, BlobStore
-from services.common.errors import (
-    AtelierError,
-    Cancelled,
-    DataLoss,
-    FailedPrecondition,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-)
+from services.common.errors import AtelierError, Cancelled, FailedPrecondition, ResourceExhausted, Unavailable
 from services.common.telemetry import Logger
-from services.diffusion.load import read_size
-from services.generator.catalog import Catalog
-from services.generator.convert import request_text
 from services.generator.domain import (
     ABANDONED,
-    UNFINISHED,
     Drawing,
     Drawn,
     Failure,
     Folders,
     Generation,
     LoadedModel,
-    Picture,
-    Pictured,
-    PictureFormat,
     Plan,
     Progress,
-    Shot,
     Status,
     Wish,
 )
 from services.generator.engine.engine import Engine
-from services.generator.images import encode, parameters_text
-from services.generator.inputs import Inputs, put_back
-from services.generator.runs import Run
+from services.generator.finishing import Finisher, Finishing
+from services.generator.gallery import Gallery
+from services.generator.grids import shots_of
+from services.generator.inputs import Inputs
+from services.generator.planning import Planned, Planner
+from services.generator.runs import Run, Watcher
 from services.generator.store import Store
-from services.generator.weights import WeightsFinder
-from services.generator.wishes import settle
+from services.generator.stored_errors import error_of
 
 RETRY_SECONDS = (1, 2, 5, 10, 30, 60)
 """Waits between questions to a Catalog that is away when queued generations go on after a restart."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a request is made, beside what it wants."""
+
+    principal: str = ""
+    request_id: str | None = None
+    preview_interval: int | None = None
+    keeps_drawing: bool = False
 
 
 @dataclass
@@ -56,10 +50,15 @@ class _Work:
     """What this process does for a run."""
 
     run: Run
-    abandoned: bool = False
+    planned: Sequence[Planned] | None = None  # None until the Catalog has been asked again after a restart
     task: asyncio.Task[None] | None = None
     begun: asyncio.Task[bool] | None = None  # the store is being told that it runs
+    is_abandoned: bool = False  # it ends because nobody watches it
     drawn: "asyncio.Queue[Drawn | None]" = field(default_factory=asyncio.Queue)
+
+    @property
+    def abandonment(self) -> Failure | None:
+        return ABANDONED if self.is_abandoned else None
 
 
 class Generations:
@@ -68,24 +67,29 @@ class Generations:
     def __init__(
         self,
         store: Store,
-        catalog: Catalog,
-        weights: WeightsFinder,
+        planner: Planner,
+        inputs: Inputs,
+        finisher: Finisher,
+        gallery: Gallery,
         engine: Engine,
-        blobs: BlobStore,
         *,
         max_queue: int,
+        max_queue_total: int,
         log: Logger,
     ) -> None:
         self._store = store
-        self._catalog = catalog
-        self._weights = weights
+        self._planner = planner
+        self._inputs = inputs
+        self._finisher = finisher
+        self._gallery = gallery
         self._engine = engine
-        self._blobs = blobs
-        self._inputs = Inputs(store, blobs)
         self._max_queue = max_queue
+        self._max_queue_total = max_queue_total
         self._log = log
         self._works: dict[str, _Work] = {}
-        self._endings: set[asyncio.Task[Generation]] = set()
+        self._aside: set[asyncio.Task[object]] = set()  # tasks that nobody waits for
+        self._reviving = asyncio.Lock()
+        self._held = False
         self._stopping = False
 
     async def start(self) -> None:
@@ -93,165 +97,200 @@ class Generations:
         for generation in await self._store.unfinished():
             if generation.status is Status.RUNNING:
                 await self._store.move(generation.id, Status.QUEUED)
-            self._begin(Run(generation, preview_interval=None))
+            self._begin(generation)
+
+    def hold(self) -> None:
+        """From now on clients that leave were sent away: what they asked for goes on at the next start."""
+        self._held = True
 
     async def stop(self) -> None:
         """Leaves unfinished generations to the next process."""
-        self._stopping = True
+        self._held = self._stopping = True
         for work in self._works.values():
             if work.run.drawing is not None:
                 work.run.drawing.cancelled.set()
             if work.task is not None:
                 work.task.cancel()
         tasks = [work.task for work in self._works.values() if work.task is not None]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._aside, return_exceptions=True)
 
-    async def submit(
-        self, wish: Wish, *, request_id: str | None, preview_interval: int | None, principal: str = ""
-    ) -> Run:
-        """Accepts a request, or finds the generation that its `request_id` made before, finished or not.
+    async def submit(self, wish: Wish, asking: Asking) -> Watcher:
+        """Accepts a request, or finds the generation that its `request_id` made before, finished or not; gives somebody
+        who watches it. One that was abandoned is drawn anew.
 
-        Raises what Catalog.plan raises, InvalidArgument, WeightsUnavailable, and ResourceExhausted when the queue is
-        full.
+        Raises what Planner.settle and Inputs.find raise, and ResourceExhausted when the queue is full.
         """
-        if request_id is not None and (first := await self._store.by_request(request_id)) is not None:
-            return await self._attach(first)
-        self._check_queue(principal)
-        wish = await self._inputs.resolve(wish)
-        begun_with = await asyncio.to_thread(self._inputs.shape, wish.image_to_image) if wish.image_to_image else None
-        plan = await self._catalog.plan(wish.model_id, wish.lora_weight, wish.loras)
-        folders = await asyncio.to_thread(self._weights.find, plan)
-        size = await asyncio.to_thread(read_size, folders.pipeline, family=plan.family) if folders else None
-        generation = Generation(
-            id=str(uuid.uuid4()),
-            status=Status.QUEUED,
-            settings=settle(wish, plan, size, begun_with),
-            model_name=plan.model_name,
-            created_at=datetime.now(UTC),
-            request_id=request_id,
-        )
-        run = Run(generation, preview_interval, plan, principal=principal)
-        self._check_queue(principal)  # again: others were accepted while the Catalog and the disk were asked
-        work = self._works[run.id] = _Work(run)
+        # A client may leave meanwhile: what is half accepted is then accepted, and abandoned.
+        task = asyncio.create_task(self._submit(wish, asking), name="submission")
         try:
-            stored = await self._store.add(generation)
-        except BaseException:
-            del self._works[run.id]
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._aside.add(task)
+            task.add_done_callback(self._leave_early)
             raise
-        if stored.id != run.id:  # a twin of this request was quicker
-            del self._works[run.id]
-            return await self._attach(stored)
-        work.task = asyncio.create_task(self._work(work, folders), name=f"generation {run.id}")
-        return run
 
     async def cancel(self, generation_id: str) -> Generation:
         """Ends a generation within a denoising step. Raises NotFound, and FailedPrecondition when it has ended."""
-        work = self._works.get(generation_id)
-        if work is not None and work.task is not None:
-            work.run.cancelled = True
-            if work.begun is None:
-                await self._store.move(generation_id, Status.CANCELLED, failure=ABANDONED if work.abandoned else None)
-                work.run.finish(_cancelled(generation_id))
-            if work.run.drawing is not None:
-                work.run.drawing.cancelled.set()
-                self._engine.cancel(generation_id)
-            if work.begun is not None:
-                await asyncio.wait([work.task])
+        if (work := self._works.get(generation_id)) is not None:
+            await self._end_early(work)
         generation = await self._store.get(generation_id)
         if generation.status is not Status.CANCELLED:
             message = f"generation {generation_id} has {generation.status.value} and cannot be cancelled"
             raise FailedPrecondition(message, reason="GENERATION_ENDED")
         return generation
 
-    async def delete(self, generation_id: str) -> None:
-        """Raises NotFound, and FailedPrecondition while it is queued or running."""
-        generation = await self._store.get(generation_id)
-        if not await self._store.delete(generation_id) and generation.status in UNFINISHED:
-            message = f"generation {generation_id} is {generation.status.value}; cancel it first"
-            raise FailedPrecondition(message, reason="GENERATION_UNFINISHED")
-
-    def left(self, run: Run) -> None:
-        """A client has gone: where it was the last one, and nobody wants it kept, its place is free within a step."""
-        work = self._works.get(run.id)
-        if work is not None and run.is_left and not self._stopping:
-            work.abandoned = True
-            ending = asyncio.create_task(self.cancel(run.id), name=f"{run.id} is left")
-            self._endings.add(ending)
-            ending.add_done_callback(self._ended)
-
-    def _ended(self, ending: "asyncio.Task[Generation]") -> None:
-        self._endings.discard(ending)
-        if not ending.cancelled() and (error := ending.exception()) is not None:
-            # It was done before it noticed, as a rule.
-            self._log.info("a generation that was left has not been cancelled", error=str(error))
-
     async def load(self, model_id: int) -> LoadedModel:
-        """Brings a model into memory. Raises what a request to draw with it raises."""
-        plan = await self._catalog.plan(model_id, None, ())
-        folders = await asyncio.to_thread(self._weights.fetch, plan)
+        """Brings a model into memory. Raises what Planner.plan and Engine.load raise."""
+        plan, folders = await self._planner.plan(model_id)
         await self._engine.load(plan, folders)
-        ids = {source.model_id for source in plan.pipeline[:1]}
-        return next(each for each in self._engine.loaded() if each.model_id in ids)
+        for model in self._engine.loaded():
+            if model.model_id == plan.base.model_id:
+                return model
+        raise ResourceExhausted(f"model {model_id} had to leave again", reason="OUT_OF_MEMORY")
 
     async def unload(self, model_id: int) -> None:
         """Raises FailedPrecondition while it draws."""
         await self._engine.unload(model_id)
 
-    async def picture(self, generation_id: str, index: int) -> tuple[bytes, PictureFormat]:
-        """The file. Raises NotFound, and DataLoss when the bytes are gone."""
-        generation = await self._store.get(generation_id)
-        found = next((picture for picture in generation.pictures if picture.index == index), None)
-        if found is None:
-            raise NotFound("picture", f"{index} of generation {generation_id}")
-        return (await self._pictured(found)).data, generation.settings.format
+    def loaded(self) -> list[LoadedModel]:
+        return self._engine.loaded()
+
+    def _leave_early(self, task: "asyncio.Task[Watcher]") -> None:
+        self._aside.discard(task)
+        if not task.cancelled() and task.exception() is None:
+            task.result().leave()
+
+    async def _submit(self, wish: Wish, asking: Asking) -> Watcher:
+        request_id = asking.request_id
+        if request_id is not None and (first := await self._store.by_request(request_id)) is not None:
+            return await self._attach(first, asking)
+        self._check_queue(asking.principal)
+        found = await self._inputs.find(wish)
+        settings, planned = await self._planner.settle(found.wish, found.size)
+        generation = Generation(
+            id=str(uuid.uuid4()),
+            status=Status.QUEUED,
+            settings=settings,
+            model_name=planned[0].plan.model_name,
+            created_at=datetime.now(UTC),
+            request_id=request_id,
+            principal=asking.principal,
+            keeps_drawing=asking.keeps_drawing,
+        )
+        self._check_queue(asking.principal)  # again: others were accepted while the Catalog and the disk were asked
+        work = self._works[generation.id] = _Work(self._run(generation, asking), planned)
+        try:
+            async with self._finisher.keeper.keep(list(found.data.values())):
+                sizes = {digest: len(data) for digest, data in found.data.items()}
+                stored = await self._store.add(generation, sizes)
+        except BaseException:
+            del self._works[generation.id]
+            raise
+        if stored.id != generation.id:  # a twin of this request was quicker
+            del self._works[generation.id]
+            return await self._attach(stored, asking)
+        watcher = work.run.join()
+        self._start(work)
+        return watcher
 
     def _check_queue(self, principal: str) -> None:
-        own = [work for work in self._works.values() if work.run.principal == principal]
-        if sum(work.begun is None for work in own) >= self._max_queue:
-            message = f"{self._max_queue} generations are waiting already"
-            raise ResourceExhausted(
-                message, reason="QUEUE_FULL", retry_after_seconds=self._engine.retry_after_seconds()
-            )
+        waiting = [work.run.generation.principal for work in self._works.values() if work.begun is None]
+        for count, most, whose in (
+            (waiting.count(principal), self._max_queue, f" of {principal}"),
+            (len(waiting), self._max_queue_total, ""),
+        ):
+            if count >= most:
+                wait = self._engine.retry_after_seconds()
+                message = f"{count} generations{whose} are waiting already"
+                raise ResourceExhausted(message, reason="QUEUE_FULL", retry_after_seconds=wait)
 
-    def _begin(self, run: Run) -> None:
-        work = self._works[run.id] = _Work(run)
-        work.task = asyncio.create_task(self._work(work, None), name=f"generation {run.id}")
+    def _run(self, generation: Generation, asking: Asking) -> Run:
+        keeps_drawing = generation.keeps_drawing or asking.keeps_drawing
+        return Run(generation, asking.preview_interval, keeps_drawing, self._deserted)
 
-    async def _attach(self, generation: Generation) -> Run:
-        """The run of a generation that was accepted before; of one that has ended, replayed."""
-        if (work := self._works.get(generation.id)) is not None:
-            return work.run
+    def _begin(self, generation: Generation, asking: Asking = Asking()) -> Run:
+        work = self._works[generation.id] = _Work(self._run(generation, asking))
+        self._start(work)
+        return work.run
+
+    def _start(self, work: _Work) -> None:
+        work.task = asyncio.create_task(self._work(work), name=f"generation {work.run.id}")
+
+    async def _attach(self, generation: Generation, asking: Asking) -> Watcher:
+        """A watcher of a generation that was accepted before; of one that has ended, replayed."""
+        async with self._reviving:
+            work = self._works.get(generation.id)
+            if work is not None and work.is_abandoned and work.task is not None:
+                await asyncio.wait([work.task])
+                work = None
+            if work is not None:
+                watcher = work.run.join()
+            else:
+                generation = await self._store.get(generation.id)
+                watcher = (await self._again(generation, asking)).join()
+        if asking.keeps_drawing and not generation.keeps_drawing:
+            if work is not None:
+                work.run.keeps_drawing = True
+            await self._store.change(generation.id, keeps_drawing=True)
+        return watcher
+
+    async def _again(self, generation: Generation, asking: Asking) -> Run:
+        """The run of a generation that nobody works at: replayed, or drawn anew where it was abandoned."""
         run = Run(generation, preview_interval=None)
         match generation.status:
             case Status.COMPLETED:
-                run.pictures = [await self._pictured(picture) for picture in generation.pictures]
+                run.pictures = [await self._gallery.pictured(picture) for picture in generation.pictures]
                 run.finish(generation)
             case Status.FAILED:
-                run.finish(_error_of(generation.failure))
-            case Status.CANCELLED if generation.failure is not None:
-                if await self._store.move(generation.id, Status.QUEUED):
-                    run.generation = replace(generation, status=Status.QUEUED, failure=None, finished_at=None)
-                    self._begin(run)
-                    return run
-                return await self._attach(await self._store.get(generation.id))
+                run.finish(error_of(generation.failure))
+            case Status.CANCELLED if generation.is_abandoned:
+                self._check_queue(generation.principal)
+                if not await self._store.move(generation.id, Status.QUEUED):
+                    raise Unavailable(f"generation {generation.id} has just been changed", reason="CHANGED")
+                return self._begin(generation, asking)
             case Status.CANCELLED:
                 run.finish(_cancelled(generation.id))
             case _:
                 raise Unavailable(f"generation {generation.id} belongs to another Generator", reason="NOT_OURS")
         return run
 
-    async def _pictured(self, picture: Picture) -> Pictured:
-        try:
-            return Pictured(picture, await asyncio.to_thread(self._blobs.get, picture.sha256))
-        except BlobMissing as error:
-            raise DataLoss(f"the bytes of picture {picture.index} are gone", reason="PICTURE_LOST") from error
+    def _deserted(self, run: Run) -> None:
+        """Nobody watches a run any more: unless somebody wanted its pictures all the same, it makes room for others."""
+        work = self._works.get(run.id)
+        if work is None or work.run is not run or self._held or run.keeps_drawing or run.cancelled:
+            return
+        work.is_abandoned = True
+        task = asyncio.create_task(self._abandon(work), name=f"abandon {run.id}")
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
 
-    async def _work(self, work: _Work, folders: Folders | None) -> None:
+    async def _abandon(self, work: _Work) -> None:
+        try:
+            await self._end_early(work)
+        except AtelierError as error:  # the database is away: the next start finds it unfinished, and goes on with it
+            self._log.warning(
+                "an abandoned generation's end is not stored", generation_id=work.run.id, error=str(error)
+            )
+
+    async def _end_early(self, work: _Work) -> None:
+        """Ends within a denoising step; one that waits, at once."""
+        run = work.run
+        run.cancelled = True
+        if work.begun is None:
+            await self._store.move(run.id, Status.CANCELLED, failure=work.abandonment)
+            run.finish(_cancelled(run.id))
+        if run.drawing is not None:
+            run.drawing.cancelled.set()
+            self._engine.cancel(run.id)
+        if work.begun is not None and work.task is not None:
+            await asyncio.wait([work.task])
+
+    async def _work(self, work: _Work) -> None:
         """Draws a run, and writes down how it ended."""
         run = work.run
         try:
             try:
-                warnings = await self._draw(work, folders)
+                warnings = await self._draw(work)
                 await self._store.move(run.id, Status.COMPLETED, warnings=warnings)
                 run.finish(await self._store.get(run.id))
             except AtelierError as error:
@@ -277,20 +316,23 @@ class Generations:
         if work.begun is not None:
             await work.begun
         if isinstance(error, Cancelled):
-            await self._store.move(run.id, Status.CANCELLED, failure=ABANDONED if work.abandoned else None)
+            await self._store.move(run.id, Status.CANCELLED, failure=work.abandonment)
         else:
             failure = Failure(type(error).__name__, error.reason, error.message)
             await self._store.move(run.id, Status.FAILED, failure=failure)
         run.finish(error)
 
-    async def _draw(self, work: _Work, folders: Folders | None) -> list[str]:
+    async def _draw(self, work: _Work) -> list[str]:
         """Ends when all pictures are kept; gives warnings. Raises Cancelled, and whatever else went wrong."""
-        run = work.run
-        if run.plan is None:
-            run.plan = await self._plan_again(run)
-        plan = run.plan
-        if folders is None:
-            folders = await asyncio.to_thread(self._weights.fetch, plan)
+        run, generation = work.run, work.run.generation
+        settings = generation.settings
+        planned = work.planned if work.planned is not None else await self._plan_again(run)
+        planned = await self._planner.fetch(settings, planned)
+        columns: list[tuple[Plan, Folders]] = [
+            (each.plan, each.folders) for each in planned if each.folders is not None
+        ]
+        shown = await self._inputs.show(settings)
+        shots = await asyncio.to_thread(shots_of, settings, columns)
         if run.cancelled:
             raise _cancelled(run.id)
 
@@ -303,14 +345,9 @@ class Generations:
         def begun() -> None:
             work.begun = asyncio.create_task(self._store.move(run.id, Status.RUNNING))
 
-        settings = run.generation.settings
-        shown = await asyncio.to_thread(self._inputs.shown, settings)
-        shots = tuple(
-            Shot(index, settings.seed + index, settings.prompt, settings.negative_prompt, plan, folders)
-            for index in range(settings.count)
-        )
-        run.drawing = Drawing(run.id, run.principal, shots, settings, shown, run.preview_interval, tell, begun)
-        keeping = asyncio.create_task(self._keep(work, plan))
+        run.drawing = Drawing(run.id, generation.principal, shots, settings, shown, run.preview_interval, tell, begun)
+        finishing = self._finisher.begin(generation, planned, shots, shown)
+        keeping = asyncio.create_task(self._keep(work, finishing))
         try:
             warnings = await self._engine.draw(run.drawing)
             work.drawn.put_nowait(None)
@@ -321,52 +358,24 @@ class Generations:
             await work.begun
         return warnings
 
-    async def _plan_again(self, run: Run) -> Plan:
+    async def _plan_again(self, run: Run) -> Sequence[Planned]:
         """After a restart: the Catalog may still be starting."""
-        settings = run.generation.settings
         for wait in (*RETRY_SECONDS, None):
             try:
-                return await self._catalog.plan(settings.model_id, settings.lora_weight, settings.loras)
+                return await self._planner.columns(run.generation.settings)
             except Unavailable:
                 if wait is None:
                     raise
             await asyncio.sleep(wait)
         raise AssertionError("unreachable: the last try raises or returns")
 
-    async def _keep(self, work: _Work, plan: Plan) -> None:
+    async def _keep(self, work: _Work, finishing: Finishing) -> None:
         """Stores pictures as they come, then shows them."""
         while (drawn := await work.drawn.get()) is not None:
-            pictured = await asyncio.to_thread(self._store_bytes, drawn, work.run, plan)
-            await self._store.add_pictures(work.run.id, [pictured.picture])
-            work.run.tell(pictured)
-
-    def _store_bytes(self, drawn: Drawn, run: Run, plan: Plan) -> Pictured:
-        settings = run.generation.settings
-        text = parameters_text(settings, plan, seed=drawn.seed, sampler=drawn.sampler)
-        pixels = drawn.pixels
-        if settings.image_to_image is not None and settings.image_to_image.mask is not None:
-            pixels = put_back(pixels, self._inputs.shown(settings), settings.image_to_image.mask_blur)
-        data = encode(pixels, settings.format, settings.quality, text, request_text(settings))
-        height, width = drawn.pixels.shape[:2]
-        digest = self._blobs.put(data)
-        return Pictured(Picture(drawn.index, drawn.seed, digest, width, height, len(data)), data)
+            work.run.tell(await finishing.picture(drawn))
+        if (sheet := await finishing.sheet()) is not None:
+            work.run.tell(sheet)
 
 
 def _cancelled(generation_id: str) -> Cancelled:
     return Cancelled(f"generation {generation_id} was cancelled")
-
-
-def _error_of(failure: Failure | None) -> AtelierError:
-    """The error that a stored failure was, for a client that asks again."""
-    if failure is None:
-        return AtelierError("the generation failed", reason="INTERNAL")
-    kind: Any = getattr(errors, failure.kind, None)
-    if kind is errors.InvalidArgument:
-        field, _, rule = failure.message.partition(": ")
-        return errors.InvalidArgument(rule or field, field=field if rule else "settings", reason=failure.reason)
-    if kind in (errors.FailedPrecondition, errors.ResourceExhausted, errors.DataLoss, errors.Unavailable):
-        again: AtelierError = kind(failure.message, reason=failure.reason)
-        return again
-    if failure.kind == "WeightsUnavailable":
-        return errors.FailedPrecondition(failure.message, reason=failure.reason)
-    return AtelierError(failure.message, reason=failure.reason)

@@ -1,129 +1,148 @@
-"""Pictures that requests begin with: read, kept by their digest, and cut to the drawing's size."""
+"""The pictures that a request begins with: found, looked at, and cut to what is drawn."""
 
-from dataclasses import replace
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from services.common.blobs import BlobMissing, BlobStore
-from services.common.errors import InvalidArgument, NotFound
-from services.common.pictures import PictureRefused, decode_rgb
-from services.diffusion.families.family import Size
-from services.diffusion.geometry import scaled_to_cover
-from services.generator.domain import GivenPicture, ImageToImage, InputPicture, Settings, Shown, Wish
+from services.common.blobs import BlobMissing
+from services.common.errors import DataLoss, InvalidArgument, NotFound
+from services.common.pictures import PictureRefused, decode_rgb, decode_with_mask, inspect
+from services.generator.catalog import Catalog
+from services.generator.domain import Control, InputPicture, Settings, Shown, Wish
+from services.generator.keeping import Keeper
 from services.generator.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
-BEGINNING = "settings.image_to_image"
+IMAGE, MASK = "settings.image_to_image.image", "settings.image_to_image.mask"
+FRAME = "settings.image_to_video.image"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a wish begins with."""
+
+    wish: Wish  # each input with its digest
+    data: dict[str, bytes] = field(default_factory=dict)  # by digest
+    size: tuple[int, int] | None = None  # of the picture that is drawn over or moved, width and height
 
 
 class Inputs:
-    """Of one store and one blob store. Calls that read blobs block."""
+    """Finds pictures wherever requests may name them."""
 
-    def __init__(self, store: Store, blobs: BlobStore) -> None:
+    def __init__(self, store: Store, catalog: Catalog, keeper: Keeper) -> None:
         self._store = store
-        self._blobs = blobs
+        self._catalog = catalog
+        self._keeper = keeper
 
-    async def resolve(self, wish: Wish) -> Wish:
-        """`wish` with its pictures in the blob store, under their digests.
+    async def find(self, wish: Wish) -> Found:
+        """Raises NotFound (a generation, its picture, a dataset's), DataLoss (its bytes), Unavailable; InvalidArgument
+        naming the field of what is not a picture, of a digest that is not kept, and of a mask that has not the
+        picture's shape."""
+        data: dict[str, bytes] = {}
+        found: dict[str, InputPicture] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        for place, asked in wish.inputs.items():
+            digest = await self._digest(asked, place)
+            if digest not in data:
+                data[digest] = wish.uploads.get(digest) or await self._bytes(digest, asked, place)
+            found[place] = replace(asked, sha256=digest)
+            sizes[place] = await asyncio.to_thread(_look_at, data[digest], place)
+        if MASK in sizes and sizes[MASK] != sizes[IMAGE]:
+            (width, height), (wide, high) = sizes[MASK], sizes[IMAGE]
+            message = f"is {width} x {height} pixels, and its picture {wide} x {high}"
+            raise InvalidArgument(message, field=MASK)
+        return Found(_filled(wish, found), data, sizes.get(IMAGE) or sizes.get(FRAME))
 
-        Raises InvalidArgument naming the field of what is no picture, and NotFound.
-        """
-        if wish.image_to_image is None:
-            return wish
-        asked = wish.image_to_image
-        image = await self._keep(asked.image, f"{BEGINNING}.image")
-        mask = None if asked.mask is None else await self._keep(asked.mask, f"{BEGINNING}.mask")
-        return replace(wish, image_to_image=replace(asked, image=image, mask=mask))
-
-    async def _keep(self, given: GivenPicture | InputPicture, field: str) -> InputPicture:
-        if isinstance(given, InputPicture):
-            return given
-        if given.data:
-            read_picture(given.data, field)
-            return InputPicture(self._blobs.put(given.data))
-        if given.generated is not None:
-            generation_id, index = given.generated
-            pictures = (await self._store.get(generation_id)).pictures
-            found = next((picture for picture in pictures if picture.index == index), None)
-            if found is None:
-                raise NotFound("picture", f"{index} of generation {generation_id}")
-            return InputPicture(found.sha256, generated=given.generated)
-        read_picture(self._get(given.sha256, field), field)
-        return InputPicture(given.sha256)
-
-    def shape(self, asked: ImageToImage) -> tuple[int, int]:
-        """Width and height of the picture that is begun with; the mask has the same."""
-        image = self._read(asked.image, f"{BEGINNING}.image")
-        if asked.mask is not None:
-            mask = self._read(asked.mask, f"{BEGINNING}.mask")
-            if mask.size != image.size:
-                (width, height), (wide, high) = mask.size, image.size
-                message = f"is {width}x{height}, and the picture {wide}x{high}: they must have one shape"
-                raise InvalidArgument(message, field=f"{BEGINNING}.mask")
-        return image.size
-
-    def shown(self, settings: Settings) -> Shown:
-        """What is begun with, cut in its middle to the drawing's width and height."""
-        asked = settings.image_to_image
-        if asked is None:
+    async def show(self, settings: Settings) -> Shown:
+        """The pictures of accepted settings, cut and scaled to the drawing's size. Raises DataLoss."""
+        pictures = settings.inputs
+        if not pictures:
             return Shown()
-        size = (settings.width, settings.height)
-        image = np.asarray(fitted(self._read(asked.image, f"{BEGINNING}.image"), size))
-        if asked.mask is None:
-            return Shown(image)
-        mask = fitted(self._read(asked.mask, f"{BEGINNING}.mask"), size).convert("L")
-        return Shown(image, (np.asarray(mask) > 127).astype(np.uint8) * 255)
-
-    def _read(self, picture: InputPicture | GivenPicture, field: str) -> "Image.Image":
-        return read_picture(self._get(picture.sha256, field), field)
-
-    def _get(self, sha256: str, field: str) -> bytes:
         try:
-            return self._blobs.get(sha256)
+            data = {each.sha256: await self._keeper.get(each.sha256) for each in pictures.values()}
         except BlobMissing as error:
-            raise InvalidArgument(f"no picture {sha256} is kept here", field=field) from error
+            message = f"the bytes of the picture {error.digest} that this begins with are gone"
+            raise DataLoss(message, reason="PICTURE_LOST") from error
+        return await asyncio.to_thread(_shown, settings, data)
+
+    async def _digest(self, asked: InputPicture, place: str) -> str:
+        if asked.sha256:
+            return asked.sha256
+        if asked.generated is not None:
+            id, index = asked.generated
+            generation = await self._store.get(id)
+            for picture in generation.pictures:
+                if picture.index == index:
+                    return picture.sha256
+            raise NotFound("picture", f"{id}/{index}", message=f"{place}: generation {id} has no picture {index}")
+        assert asked.dataset_image_id is not None
+        return await self._catalog.image_digest(asked.dataset_image_id)
+
+    async def _bytes(self, digest: str, asked: InputPicture, place: str) -> bytes:
+        try:
+            if asked.generated is not None:
+                return await self._keeper.get(digest)
+            if asked.dataset_image_id is not None:
+                return await self._keeper.get_shared(digest)
+        except BlobMissing as error:
+            raise DataLoss(f"{place}: the bytes of this picture are gone", reason="PICTURE_LOST") from error
+        if (data := await self._keeper.get_own(digest)) is None:
+            raise InvalidArgument(f"no picture {digest} is kept here", field=place)
+        return data
 
 
-def read_picture(data: bytes, field: str) -> "Image.Image":
-    """Upright, RGB. Raises InvalidArgument naming `field`."""
+def _look_at(data: bytes, place: str) -> tuple[int, int]:
+    """Width and height, upright. Raises InvalidArgument naming the field."""
     try:
-        return decode_rgb(data)
+        info = inspect(data)
     except PictureRefused as error:
-        raise InvalidArgument(error.rule, field=field, reason=error.reason) from error
+        raise InvalidArgument(error.rule, field=place, reason=error.reason) from error
+    return info.width, info.height
 
 
-def fitted(picture: "Image.Image", size: tuple[int, int]) -> "Image.Image":
-    """Scaled until it just covers `size` (width, height), and cut in its middle."""
-    from PIL import Image
+def _filled(wish: Wish, found: Mapping[str, InputPicture]) -> Wish:
+    """The wish with what was found in the places of what was named."""
+    begun, clip = wish.image_to_image, wish.image_to_video
+    if begun is not None:
+        begun = replace(begun, image=found[IMAGE], mask=found.get(MASK))
+    if clip is not None:
+        clip = replace(clip, image=found[FRAME])
+    controls: list[Control] = [
+        replace(each, image=found[f"settings.controls[{place}].image"]) for place, each in enumerate(wish.controls)
+    ]
+    return replace(wish, image_to_image=begun, image_to_video=clip, controls=tuple(controls))
+
+
+def _shown(settings: Settings, data: Mapping[str, bytes]) -> Shown:
+    import numpy as np
+
+    size = (settings.width, settings.height)
+
+    def rgb(picture: InputPicture) -> "np.ndarray":
+        return np.asarray(cut(decode_rgb(data[picture.sha256]), size))
+
+    begun, clip = settings.image_to_image, settings.image_to_video
+    first = begun.image if begun else clip.image if clip else None
+    mask = None
+    if begun is not None and begun.mask is not None:
+        # Bilinear does not ring, and half-way the picture ends.
+        grey = cut(decode_with_mask(data[begun.mask.sha256])[0].convert("L"), size, smooth=False)
+        mask = np.where(np.asarray(grey) >= 128, 255, 0).astype(np.uint8)
+    return Shown(
+        image=rgb(first) if first is not None else None,
+        mask=mask,
+        controls=tuple(rgb(each.image) for each in settings.controls),
+    )
+
+
+def cut(picture: "Image.Image", size: tuple[int, int], *, smooth: bool = True) -> "Image.Image":
+    """The picture's middle in the shape of `size` (width, height), scaled to it (Lanczos, or bilinear)."""
+    from PIL import Image, ImageOps
 
     if picture.size == size:
         return picture
-    wide, high = scaled_to_cover(*picture.size, size)
-    left, top = (wide - size[0]) // 2, (high - size[1]) // 2
-    return picture.resize((wide, high), Image.Resampling.LANCZOS).crop((left, top, left + size[0], top + size[1]))
-
-
-def native_shape(width: int, height: int, size: Size | None, native: int) -> tuple[int, int]:
-    """Sides like width : height with about native * native pixels, as multiples of what the model draws."""
-    multiple = size.multiple if size else 8
-    scale = native / (width * height) ** 0.5
-    wide, high = (max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))
-    return wide, high
-
-
-def put_back(drawn: "np.ndarray", shown: Shown, blur: int) -> "np.ndarray":
-    """What the mask keeps is the picture's own again, to the pixel; the edge fades over `blur` pixels."""
-    if shown.mask is None or shown.image is None:
-        return drawn
-    from PIL import Image, ImageFilter
-
-    mask = Image.fromarray(shown.mask)
-    if blur:
-        mask = mask.filter(ImageFilter.GaussianBlur(blur / 2))
-    share = np.asarray(mask, dtype=np.float32)[..., None] / 255
-    kept = np.asarray(shown.image, dtype=np.float32)
-    mixed: np.ndarray = np.rint(drawn * share + kept * (1 - share)).astype(np.uint8)
-    return mixed
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS if smooth else Image.Resampling.BILINEAR)

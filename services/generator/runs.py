@@ -1,11 +1,11 @@
 """A generation that is under way: what its watchers see, and how it ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from services.common.errors import AtelierError
-from services.generator.domain import Done, Drawing, Event, Generation, Heartbeat, Pictured, Plan, Previewed, Stepped
+from services.generator.domain import Done, Drawing, Event, Generation, Heartbeat, Pictured, Previewed, Stepped
 
 # A watcher that lags behind by so many events misses steps and previews; pictures and the end are never dropped.
 LAG_LIMIT = 1000
@@ -13,19 +13,18 @@ LAG_LIMIT = 1000
 
 @dataclass(eq=False)
 class Run:
-    """One generation's way from acceptance to its end."""
+    """One generation's way from acceptance to its end. `deserted` is called when its last watcher has left."""
 
     generation: Generation
     preview_interval: int | None
-    plan: Plan | None = None  # None until the Catalog has been asked again after a restart
+    keeps_drawing: bool = False
+    deserted: "Callable[[Run], None]" = lambda _: None
     drawing: Drawing | None = None
     cancelled: bool = False
-    principal: str = ""
-    keep_drawing: bool = False  # also when nobody watches any more
     last: Event | None = None  # what a new watcher hears first
     pictures: list[Pictured] = field(default_factory=list)
     outcome: Generation | AtelierError | None = None
-    _watchers: "set[asyncio.Queue[Event | None]]" = field(default_factory=set)
+    _watchers: "set[Watcher]" = field(default_factory=set)
 
     @property
     def id(self) -> str:
@@ -40,44 +39,69 @@ class Run:
         elif not isinstance(event, Previewed):
             self.last = event
         for watcher in self._watchers:
-            if watcher.qsize() < LAG_LIMIT or not isinstance(event, Stepped | Previewed):
-                watcher.put_nowait(event)
-
-    @property
-    def is_left(self) -> bool:
-        """Under way, and nobody watches or has asked that it goes on."""
-        return self.outcome is None and not self._watchers and not self.keep_drawing
+            watcher.hear(event)
 
     def finish(self, outcome: Generation | AtelierError) -> None:
         """Ends every watcher's stream, the first time it is called."""
         if self.outcome is None:
             self.outcome = outcome
             for watcher in self._watchers:
-                watcher.put_nowait(None)
+                watcher.hear(None)
 
-    async def watch(self, heartbeat_seconds: float) -> AsyncGenerator[Event]:
-        """Where it stands, then what happens, ending with Done; raises what it failed of, or Cancelled."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+    def join(self) -> "Watcher":
+        """A watcher, who is there from now on."""
+        watcher = Watcher(self)
         for event in (*([self.last] if self.last else []), *self.pictures):
-            queue.put_nowait(event)
+            watcher.hear(event)
         if self.outcome is not None:
-            queue.put_nowait(None)
-        self._watchers.add(queue)
+            watcher.hear(None)
+        self._watchers.add(watcher)
+        return watcher
+
+    def leave(self, watcher: "Watcher") -> None:
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
+            if not self._watchers and self.outcome is None:
+                self.deserted(self)
+
+
+class Watcher:
+    """Somebody who watches a run, until `events` ends or is left, or `leave`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    @property
+    def id(self) -> str:
+        """The generation's."""
+        return self._run.id
+
+    def hear(self, event: Event | None) -> None:
+        if self._events.qsize() < LAG_LIMIT or not isinstance(event, Stepped | Previewed):
+            self._events.put_nowait(event)
+
+    def leave(self) -> None:
+        self._run.leave(self)
+
+    async def events(self, heartbeat_seconds: float) -> AsyncGenerator[Event]:
+        """Where the run stands, then what happens, ending with Done; raises what it failed of, or Cancelled."""
         try:
             while True:
                 try:
                     # Not wait_for: before Python 3.12 it may swallow a cancellation that comes together with an event.
                     async with asyncio.timeout(heartbeat_seconds):
-                        event_or_end = await queue.get()
+                        event = await self._events.get()
                 except TimeoutError:
                     yield Heartbeat()
                     continue
-                if event_or_end is None:
+                if event is None:
                     break
-                yield event_or_end
+                yield event
         finally:
-            self._watchers.discard(queue)
-        if isinstance(self.outcome, Generation):
-            yield Done(self.outcome)
-        elif self.outcome is not None:
-            raise self.outcome
+            self.leave()
+        outcome = self._run.outcome
+        if isinstance(outcome, Generation):
+            yield Done(outcome)
+        elif outcome is not None:
+            raise outcome

@@ -12,43 +12,43 @@ from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceServ
 from google.api import httpbody_pb2
 
 from services import VERSION
-from services.common.errors import InvalidArgument
+from services.common.clients import MAX_MESSAGE_BYTES
 from services.common.paging import decode_token, encode_token, page_size
 from services.common.principal import principal_of
 from services.diffusion.families import FAMILIES
 from services.diffusion.schedulers import SAMPLERS
 from services.generator import domain
 from services.generator.catalog import FAMILIES as FAMILY_NAMES
+from services.generator.config import GeneratorSettings
 from services.generator.convert import (
-    CONTENT_TYPES,
-    FORMATS,
-    SCHEDULERS,
     STATUS_NAMES,
     event_to_proto,
     generation_to_proto,
     loaded_to_proto,
     pictured_to_proto,
-    wish_from_proto,
 )
-from services.generator.engine.pool import Pool
-from services.generator.generations import Generations
-from services.generator.runs import Run
+from services.generator.convert_settings import FORMATS, SCHEDULERS, wish_from_proto
+from services.generator.gallery import Gallery
+from services.generator.generations import Asking, Generations
+from services.generator.runs import Watcher
 from services.generator.store import Store
+from services.generator.wishes import NOT_DRAWN
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_ANSWER_BYTES = MAX_MESSAGE_BYTES * 3 // 4
+"""Of pictures in one answer; what is beyond is fetched by itself."""
 
 
 @dataclass(frozen=True)
 class GeneratorServicer(GeneratorServiceServicer):
-    """Speaks for the generations, their store and the models in memory."""
+    """Speaks for the generations, their store and their gallery."""
 
     generations: Generations
+    gallery: Gallery
     store: Store
-    pool: Pool
     device: str
-    max_queue: int
-    max_batch: int
-    heartbeat_seconds: float
+    settings: GeneratorSettings
 
     async def GetGeneratorCapabilities(
         self, request: rpc.GetGeneratorCapabilitiesRequest, context: Context
@@ -60,49 +60,51 @@ class GeneratorServicer(GeneratorServiceServicer):
             count=1,
             lora_weight=1,
             format=pb.PICTURE_FORMAT_PNG,
-            quality=90,
+            quality=domain.DEFAULT_QUALITY,
             prompt_syntax=pb.PROMPT_SYNTAX_WEIGHTED,
         )
-        drawn = [name for name, family in FAMILIES.items() if not family.draws_clips]
+        known = {number: FAMILIES[name] for number, name in FAMILY_NAMES.items() if name in FAMILIES}
+        clips, controls = "image_to_video" not in NOT_DRAWN, "controls" not in NOT_DRAWN
+        families = {number: family for number, family in known.items() if clips or not family.draws_clips}
         return rpc.GetGeneratorCapabilitiesResponse(
-            families=[number for number, name in FAMILY_NAMES.items() if name in drawn],
+            families=list(families),
             schedulers=[SCHEDULERS[name] for name in SAMPLERS],
-            formats=list(FORMATS.values()),
-            max_batch=self.max_batch,
+            formats=[number for format, number in FORMATS.items() if clips or not format.is_of_clips],
             defaults=defaults,
             max_side=domain.MAX_SIDE,
             max_steps=domain.MAX_STEPS,
             max_count=domain.MAX_COUNT,
-            max_queue=self.max_queue,
+            max_queue=self.settings.max_queue,
             device=self.device,
             version=VERSION,
+            max_grid=domain.MAX_GRID,
+            max_batch=self.settings.max_batch,
+            clip_families=[number for number, family in families.items() if family.draws_clips],
+            control_families=[number for number, family in families.items() if controls and family.takes_controls],
+            has_safety_checker=self.settings.safety_checker is not None,
+            max_age_days=self.settings.max_age_days,
+            max_gallery_bytes=self.settings.max_gallery_bytes,
         )
 
     async def Generate(self, request: rpc.GenerateRequest, context: Context) -> AsyncIterator[rpc.GenerateResponse]:
         interval = request.preview_interval if request.HasField("preview_interval") else None
-        run = await self._submit(request.settings, request.request_id, interval, context)
-        run.keep_drawing |= request.keep_drawing
-        try:
-            async with aclosing(run.watch(self.heartbeat_seconds)) as events:
-                async for event in events:
-                    yield event_to_proto(run.generation, event)
-        finally:
-            self.generations.left(run)
+        watcher = await self._submit(request, context, preview_interval=interval)
+        async with aclosing(watcher.events(self.settings.heartbeat_seconds)) as events:
+            async for event in events:
+                yield event_to_proto(watcher.id, event)
 
     async def GenerateImages(self, request: rpc.GenerateImagesRequest, context: Context) -> rpc.GenerateImagesResponse:
-        run = await self._submit(request.settings, request.request_id, None, context)
-        run.keep_drawing |= request.keep_drawing
+        watcher = await self._submit(request, context)
         answer = rpc.GenerateImagesResponse()
-        try:
-            async with aclosing(run.watch(self.heartbeat_seconds)) as events:
-                async for event in events:
-                    match event:
-                        case domain.Pictured():
-                            answer.images.append(pictured_to_proto(event, run.generation.settings))
-                        case domain.Done(generation):
-                            answer.generation.CopyFrom(generation_to_proto(generation))
-        finally:
-            self.generations.left(run)
+        room = MAX_ANSWER_BYTES
+        async with aclosing(watcher.events(self.settings.heartbeat_seconds)) as events:
+            async for event in events:
+                match event:
+                    case domain.Pictured(picture, data):
+                        room -= len(data)
+                        answer.images.append(pictured_to_proto(event if room >= 0 else domain.Pictured(picture, b"")))
+                    case domain.Done(generation):
+                        answer.generation.CopyFrom(generation_to_proto(generation))
         return answer
 
     async def CancelGeneration(
@@ -131,6 +133,8 @@ class GeneratorServicer(GeneratorServiceServicer):
             before=int(after[0]) if after else None,
             model_id=request.model_id if request.HasField("model_id") else None,
             status=STATUS_NAMES.get(request.status),
+            prompt_contains=request.prompt_contains,
+            is_kept=request.is_kept if request.HasField("is_kept") else None,
         )
         return rpc.ListGenerationsResponse(
             generations=[generation_to_proto(generation) for generation in found],
@@ -138,34 +142,25 @@ class GeneratorServicer(GeneratorServiceServicer):
             total_size=total,
         )
 
+    async def UpdateGeneration(
+        self, request: rpc.UpdateGenerationRequest, context: Context
+    ) -> rpc.UpdateGenerationResponse:
+        is_kept = request.is_kept if request.HasField("is_kept") else None
+        generation = await self.gallery.keep(request.generation_id, is_kept)
+        return rpc.UpdateGenerationResponse(generation=generation_to_proto(generation))
+
     async def DeleteGeneration(
         self, request: rpc.DeleteGenerationRequest, context: Context
     ) -> rpc.DeleteGenerationResponse:
-        await self.generations.delete(request.generation_id)
+        await self.gallery.delete(request.generation_id)
         return rpc.DeleteGenerationResponse()
 
     async def DownloadGeneratedImage(
         self, request: rpc.DownloadGeneratedImageRequest, context: Context
     ) -> rpc.DownloadGeneratedImageResponse:
-        data, format = await self.generations.picture(request.generation_id, request.index)
-        body = httpbody_pb2.HttpBody(content_type=CONTENT_TYPES[format], data=data)
+        found = await self.gallery.picture(request.generation_id, request.index)
+        body = httpbody_pb2.HttpBody(content_type=found.picture.content_type, data=found.data)
         return rpc.DownloadGeneratedImageResponse(content=body)
-
-    async def UpdateGeneration(
-        self, request: rpc.UpdateGenerationRequest, context: Context
-    ) -> rpc.UpdateGenerationResponse:
-        if request.HasField("is_kept"):
-            raise InvalidArgument("nothing is removed by itself in this version", field="is_kept")
-        generation = await self.store.get(request.generation_id)
-        return rpc.UpdateGenerationResponse(generation=generation_to_proto(generation))
-
-    async def LoadModel(self, request: rpc.LoadModelRequest, context: Context) -> rpc.LoadModelResponse:
-        model = await self.generations.load(request.model_id)
-        return rpc.LoadModelResponse(model=loaded_to_proto(model))
-
-    async def UnloadModel(self, request: rpc.UnloadModelRequest, context: Context) -> rpc.UnloadModelResponse:
-        await self.generations.unload(request.model_id)
-        return rpc.UnloadModelResponse()
 
     async def ListSchedulers(self, request: rpc.ListSchedulersRequest, context: Context) -> rpc.ListSchedulersResponse:
         infos = [
@@ -181,14 +176,26 @@ class GeneratorServicer(GeneratorServiceServicer):
     async def ListLoadedModels(
         self, request: rpc.ListLoadedModelsRequest, context: Context
     ) -> rpc.ListLoadedModelsResponse:
-        return rpc.ListLoadedModelsResponse(models=[loaded_to_proto(model) for model in self.pool.loaded()])
+        return rpc.ListLoadedModelsResponse(models=[loaded_to_proto(model) for model in self.generations.loaded()])
+
+    async def LoadModel(self, request: rpc.LoadModelRequest, context: Context) -> rpc.LoadModelResponse:
+        return rpc.LoadModelResponse(model=loaded_to_proto(await self.generations.load(request.model_id)))
+
+    async def UnloadModel(self, request: rpc.UnloadModelRequest, context: Context) -> rpc.UnloadModelResponse:
+        await self.generations.unload(request.model_id)
+        return rpc.UnloadModelResponse()
 
     async def _submit(
-        self, settings: pb.GenerationSettings, request_id: str, preview_interval: int | None, context: Context
-    ) -> Run:
-        return await self.generations.submit(
-            wish_from_proto(settings),
-            request_id=request_id or None,
-            preview_interval=preview_interval,
+        self,
+        request: rpc.GenerateRequest | rpc.GenerateImagesRequest,
+        context: Context,
+        *,
+        preview_interval: int | None = None,
+    ) -> Watcher:
+        asking = Asking(
             principal=principal_of(context),
+            request_id=request.request_id or None,
+            preview_interval=preview_interval,
+            keeps_drawing=request.keep_drawing,
         )
+        return await self.generations.submit(wish_from_proto(request.settings), asking)

@@ -1,5 +1,7 @@
 """The folders that a plan's weights lie in. Calls block: they read the disk and may download."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.common.blobs import BlobStore
@@ -9,7 +11,7 @@ from services.diffusion.control import FILES as CONTROL_FILES
 from services.diffusion.families import get_family
 from services.diffusion.single_file import unfolded
 from services.diffusion.weights import WeightsUnavailable, fetch_files, fetch_hub, find_hub, materialise
-from services.generator.domain import Folders, Plan, Source
+from services.generator.domain import DEFAULT_FRAMES, Folders, Plan, Source
 
 
 class WeightsFinder:
@@ -71,3 +73,14 @@ class WeightsFinder:
         if FILE_NAME not in [path for path, _ in source.files]:
             raise WeightsUnavailable(f"model {source.model_id} '{source.name}' has no file {FILE_NAME}")
         return self._stored(source) / FILE_NAME
+
+
+def read_num_frames(folders: Sequence[Path]) -> int:
+    """How many frames a model that draws clips draws by itself, as the nearest UNet's config.json says."""
+    for folder in folders:
+        try:
+            config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+            return int(config.get("num_frames") or DEFAULT_FRAMES)
+        except (OSError, ValueError):
+            continue
+    return DEFAULT_FRAMES

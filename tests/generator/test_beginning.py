@@ -97,7 +97,7 @@ async def test_a_generated_picture_is_gone_on_with_and_named_as_the_parent(studi
         ((200, 100), {}, (96, 48)),
         ((64, 64), {}, (64, 64)),
         ((40, 90), {"width": 64, "height": 32}, (64, 32)),
-        ((90, 40), {"height": 48}, (96, 48)),
+        ((90, 40), {"height": 48}, (112, 48)),
     ],
 )
 async def test_a_picture_gives_its_shape_where_none_is_asked_for(
@@ -115,10 +115,6 @@ async def test_a_picture_gives_its_shape_where_none_is_asked_for(
         (begun_with(png(picture()), b"neither"), "settings.image_to_image.mask"),
         (begun_with(png(picture()), png(half(32, 64))), "settings.image_to_image.mask"),
         (pb.ImageToImage(image=pb.InputImage(sha256="0" * 64)), "settings.image_to_image.image"),
-        (
-            pb.ImageToImage(image=pb.InputImage(dataset_image_id=3)),
-            "settings.image_to_image.image.dataset_image_id",
-        ),
     ],
 )
 async def test_what_is_no_picture_names_its_field(
@@ -229,10 +225,14 @@ async def test_models_are_brought_into_memory_and_taken_out(studio: Studio, gene
 
 
 async def test_what_the_contract_has_and_nobody_draws_yet_is_refused_by_name(studio: Studio, generator: Any) -> None:
-    wanted = settings(studio.base_id, grid=pb.Grid(seeds=[1, 2]), format=pb.PICTURE_FORMAT_MP4)
+    clip = pb.ImageToVideo(image=pb.InputImage(data=png(picture())))
+    wanted = settings(studio.base_id, image_to_video=clip, high_resolution=pb.HighResolutionPass())
     with pytest.raises(InvalidArgument) as caught:
         await draw(generator, wanted)
-    assert sorted(caught.value.violations) == ["settings.format", "settings.grid"]
+    assert sorted(caught.value.violations) == ["settings.high_resolution", "settings.image_to_video"]
+    with pytest.raises(InvalidArgument) as caught:
+        await draw(generator, settings(studio.base_id, format=pb.PICTURE_FORMAT_MP4))
+    assert list(caught.value.violations) == ["settings.format"]
     with pytest.raises(FailedPrecondition):
         await draw(generator, settings(await _video_model(studio)))
 

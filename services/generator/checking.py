@@ -1,0 +1,58 @@
+"""The safety checker, where this deployment has one: on a thread of its own, one picture after another."""
+
+import asyncio
+import importlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from services.generator.domain import Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Action = Literal["tell", "blank"]
+MOST_FRAMES = 8
+"""Of a clip, evenly spread, that are looked at."""
+
+
+class SafetyChecker(Protocol):
+    """As services.diffusion.safety has it."""
+
+    def judge(self, pictures: "Sequence[np.ndarray]") -> list[tuple[int, ...]]:
+        """Of pictures (H, W, 3) uint8, the numbers of the concepts that crossed their thresholds in each."""
+
+
+class Checker:
+    """Judges pictures, and blanks those that it flags where the deployment wants that."""
+
+    def __init__(self, checker: SafetyChecker, thread: ThreadPoolExecutor, action: Action) -> None:
+        self._checker = checker
+        self._thread = thread
+        self._action = action
+
+    @classmethod
+    async def open(cls, folder: Path, *, device: str, dtype: "torch.dtype", action: Action) -> Self:
+        """Raises WeightsUnavailable where `folder` holds no safety checker."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="safety")
+        loop = asyncio.get_running_loop()
+        safety = importlib.import_module("services.diffusion.safety")  # only where it is wanted: it brings torch
+        loaded = await loop.run_in_executor(
+            thread, lambda: safety.load_safety_checker(folder, device=device, dtype=dtype)
+        )
+        return cls(loaded, thread, action)
+
+    async def judge(self, pixels: "np.ndarray") -> "tuple[np.ndarray, Verdict]":
+        """A picture (H, W, 3) uint8 or a clip (F, H, W, 3) uint8 as it is to be kept, and what was found in it."""
+        verdict = await asyncio.get_running_loop().run_in_executor(self._thread, self._judge, pixels)
+        return (pixels * 0 if verdict.is_flagged and self._action == "blank" else pixels), verdict
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _judge(self, pixels: "np.ndarray") -> Verdict:
+        frames = list(pixels[:: max(1, -(-len(pixels) // MOST_FRAMES))]) if pixels.ndim == 4 else [pixels]
+        found = {concept for concepts in self._checker.judge(frames) for concept in concepts}
+        return Verdict(tuple(sorted(found)))
