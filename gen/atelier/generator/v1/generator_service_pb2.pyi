@@ -425,7 +425,9 @@ class GenerateImagesResponse(_message.Message):
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation: ...
     @_builtins.property
-    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationPicture]: ...
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationPicture]:
+        """Beyond 48 MiB in all they come without their bytes, which DownloadGeneratedImage gives."""
+
     def __init__(
         self,
         *,
