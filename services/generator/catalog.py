@@ -64,7 +64,7 @@ class Catalog:
             raise InvalidArgument("names a LoRA twice", field="settings.loras")
         shown = await asyncio.gather(*(self._model(each) for each in controls))
         for place, control in enumerate(shown):
-            _check_control(control, pipeline[0], field=f"settings.controls[{place}].model_id")
+            check_control(control, pipeline[0], field=f"settings.controls[{place}].model_id")
         return domain.Plan(
             model.name,
             tuple(source_of(each) for each in pipeline),
@@ -129,7 +129,7 @@ def _check_drawable(model: model_pb2.Model) -> None:
         raise FailedPrecondition(message, reason="CATEGORY_UNSUPPORTED")
 
 
-def _check_control(control: model_pb2.Model, base: model_pb2.Model, *, field: str) -> None:
+def check_control(control: model_pb2.Model, base: model_pb2.Model, *, field: str) -> None:
     """Raises FailedPrecondition unless `control` is a ControlNet that fits `base`."""
     name = f"{field}: {_named(control)}"
     if not control.is_active:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Action = Literal["tell", "blank"]
 MOST_FRAMES = 8
-"""Of a clip, evenly spread, that are looked at."""
+"""Of a clip, from its first to its last, that are looked at."""
 
 
 class SafetyChecker(Protocol):
@@ -53,6 +53,9 @@ class Checker:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _judge(self, pixels: "np.ndarray") -> Verdict:
-        frames = list(pixels[:: max(1, -(-len(pixels) // MOST_FRAMES))]) if pixels.ndim == 4 else [pixels]
+        frames = [pixels]
+        if pixels.ndim == 4:
+            count = min(MOST_FRAMES, len(pixels))
+            frames = [pixels[round(place * (len(pixels) - 1) / max(1, count - 1))] for place in range(count)]
         found = {concept for concepts in self._checker.judge(frames) for concept in concepts}
         return Verdict(tuple(sorted(found)))
