@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from services.common.errors import FailedPrecondition
 from services.generator.domain import Verdict
 
 if TYPE_CHECKING:
@@ -35,10 +36,15 @@ class Checker:
 
     @classmethod
     async def open(cls, folder: Path, *, device: str, dtype: "torch.dtype", action: Action) -> Self:
-        """Raises WeightsUnavailable where `folder` holds no safety checker."""
+        """Raises WeightsUnavailable where `folder` holds no safety checker, and FailedPrecondition where this version
+        cannot load any."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="safety")
         loop = asyncio.get_running_loop()
-        safety = importlib.import_module("services.diffusion.safety")  # only where it is wanted: it brings torch
+        try:
+            safety = importlib.import_module("services.diffusion.safety")  # only where it is wanted: it brings torch
+        except ModuleNotFoundError as error:
+            message = "safety_checker is set, and this version has none"
+            raise FailedPrecondition(message, reason="SAFETY_CHECKER_UNSUPPORTED") from error
         loaded = await loop.run_in_executor(
             thread, lambda: safety.load_safety_checker(folder, device=device, dtype=dtype)
         )

@@ -132,6 +132,4 @@ class Finishing:
 
 def _weight(planned: Planned) -> float | None:
     """Of a column whose model is a LoRA."""
-    loras = planned.plan.loras
-    is_lora = bool(loras) and loras[0].source.model_id == planned.column.model_id
-    return loras[0].weight if is_lora else None
+    return planned.plan.loras[0].weight if planned.is_lora else None

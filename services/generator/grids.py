@@ -14,14 +14,6 @@ class Column:
     lora_weight: float | None
 
 
-def columns_of(settings: Settings) -> list[Column]:
-    """Models by weights; one of a request without a grid."""
-    grid = settings.grid
-    ids = (grid.model_ids if grid else ()) or (settings.model_id,)
-    weights: Sequence[float | None] = (grid.lora_weights if grid else ()) or (settings.lora_weight,)
-    return [Column(id, weight) for id in ids for weight in weights]
-
-
 def rows_of(settings: Settings) -> list[tuple[str, str, int]]:
     """Prompt, negative prompt and seed of each row, wildcards chosen: prompts by seeds, or the next seeds of a request
     without a grid. Raises InvalidArgument naming what is wrong with the wildcards."""

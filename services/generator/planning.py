@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from services.common.errors import InvalidArgument
 from services.diffusion.families.family import Size
 from services.diffusion.load import read_size
 from services.generator.catalog import Catalog
 from services.generator.domain import DEFAULT_FRAMES, Folders, Plan, Settings, Wish
-from services.generator.grids import Column, columns_of, rows_of
+from services.generator.grids import Column, rows_of
 from services.generator.weights import WeightsFinder, read_num_frames
 from services.generator.wishes import check_alike, check_size, settle
 
@@ -21,6 +22,11 @@ class Planned:
     column: Column
     plan: Plan
     folders: Folders | None
+
+    @property
+    def is_lora(self) -> bool:
+        loras = self.plan.loras
+        return bool(loras) and loras[0].source.model_id == self.column.model_id
 
 
 class Planner:
@@ -47,25 +53,35 @@ class Planner:
         settings = settle(wish, plan, size, begins=begins, num_frames=frames)
         if size is not None:
             check_size(settings, plan.base.name, size)
-        if settings.grid is None:
-            planned = [Planned(columns_of(settings)[0], plan, folders)]
-        else:
+        planned = [Planned(Column(wish.model_id, settings.lora_weight), plan, folders)]
+        if settings.grid is not None:
+            check = [*planned]
             planned = await self.columns(settings)
-            await self._check_alike([Planned(Column(wish.model_id, None), plan, folders), *planned])
-        await asyncio.to_thread(rows_of, settings)  # raises what is wrong with wildcards
+            await self._check_alike([*check, *planned])
+            if not any(each.is_lora for each in planned):
+                _check_no_weights(wish)
+        rows = await asyncio.to_thread(rows_of, settings)  # raises what is wrong with wildcards
+        if settings.grid is not None:
+            settings = replace(settings, count=len(planned) * len(rows))
         return settings, planned
 
     async def columns(self, settings: Settings) -> list[Planned]:
-        """The columns of accepted settings."""
-        ids = tuple(control.model_id for control in settings.controls)
-        field = "settings.grid.lora_weights" if settings.grid and settings.grid.lora_weights else None
-        planned = []
-        for column in columns_of(settings):
-            plan = await self._catalog.plan(
-                column.model_id, column.lora_weight, settings.loras, ids, weight_field=field
-            )
-            planned.append(Planned(column, plan, await asyncio.to_thread(self._weights.find, plan)))
+        """The columns of accepted settings: of a grid, models by weights, where a model that is no LoRA has one."""
+        grid = settings.grid
+        weights: Sequence[float | None] = (grid.lora_weights if grid else ()) or (settings.lora_weight,)
+        planned: list[Planned] = []
+        for id in (grid.model_ids if grid else ()) or (settings.model_id,):
+            for weight in weights:
+                column = await self._column(settings, Column(id, weight))
+                planned.append(column)
+                if not column.is_lora:
+                    break
         return planned
+
+    async def _column(self, settings: Settings, column: Column) -> Planned:
+        ids = tuple(control.model_id for control in settings.controls)
+        plan = await self._catalog.plan(column.model_id, column.lora_weight, settings.loras, ids, weight_field=None)
+        return Planned(column, plan, await asyncio.to_thread(self._weights.find, plan))
 
     async def plan(self, model_id: int) -> tuple[Plan, Folders]:
         """A model by itself, its weights fetched."""
@@ -98,3 +114,12 @@ async def _size(plan: Plan, folders: Folders | None) -> Size | None:
     if folders is None:
         return None
     return await asyncio.to_thread(read_size, folders.pipeline, family=plan.family)
+
+
+def _check_no_weights(wish: Wish) -> None:
+    """Raises InvalidArgument where weights are asked for and no model is a LoRA."""
+    rule = "must not be set: no model of the grid is a LoRA"
+    if wish.grid is not None and wish.grid.lora_weights:
+        raise InvalidArgument(rule, field="settings.grid.lora_weights")
+    if wish.lora_weight is not None:
+        raise InvalidArgument(rule, field="settings.lora_weight")

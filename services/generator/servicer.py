@@ -120,13 +120,6 @@ class GeneratorServicer(GeneratorServiceServicer):
     async def ListGenerations(
         self, request: rpc.ListGenerationsRequest, context: Context
     ) -> rpc.ListGenerationsResponse:
-        rules = {}
-        if request.prompt_contains:
-            rules["prompt_contains"] = "is not searched for by this version"
-        if request.HasField("is_kept"):
-            rules["is_kept"] = "is not filtered by in this version"
-        if rules:
-            raise InvalidArgument.of(rules)
         after = decode_token(request.page_token, int)
         found, last, total = await self.store.page(
             page_size(request.page_size),

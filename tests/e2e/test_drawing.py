@@ -120,7 +120,6 @@ def ended(client: Atelier, generation_id: str) -> Generation:
     return found
 
 
-@NOT_YET
 def test_a_picture_is_drawn_over_as_strongly_as_asked(
     through: Atelier, starter: int, photo: Path, pictures: Path
 ) -> None:
@@ -221,7 +220,6 @@ def test_a_second_pass_draws_it_larger(through: Atelier, starter: int) -> None:
     assert (drawing[0].width, drawing[0].height) == (128, 128)
 
 
-@NOT_YET
 def test_wildcards_are_chosen_by_the_seed(through: Atelier, atelier: Command, starter: int, tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": starter, "steps": 1, "count": 6, "seed": 1}
     first, again = (
@@ -241,7 +239,6 @@ def test_wildcards_are_chosen_by_the_seed(through: Atelier, atelier: Command, st
     assert done.json["images"][0]["prompt"] == "a cat"
 
 
-@NOT_YET
 def test_a_grid_is_every_combination_and_a_sheet(
     through: Atelier, atelier: Command, starter: int, lora: int, tmp_path: Path
 ) -> None:
@@ -267,7 +264,6 @@ def test_each_format_carries_its_settings(through: Atelier, starter: int, name: 
     assert b"Seed: 9" in picture.data or "Seed: 9".encode("utf-16-be") in picture.data
 
 
-@NOT_YET
 def test_the_gallery_is_filtered_kept_fetched_and_emptied(
     through: Atelier, atelier: Command, starter: int, lora: int, tmp_path: Path
 ) -> None:

@@ -71,12 +71,21 @@ async def test_a_sheet_has_each_picture_in_its_place(studio: Studio, generator: 
         assert (beside[y : y + 64] < 100).any()
 
 
+async def test_a_base_beside_a_lora_has_one_column(studio: Studio, generator: Any) -> None:
+    grid = pb.Grid(model_ids=[studio.base_id, studio.lora_id], lora_weights=[0.5, 1])
+    *pictures, sheet = (await draw(generator, settings(studio.base_id, grid=grid))).images
+    drawn = [(each.image.model_id, each.image.lora_weight) for each in pictures]
+    assert drawn == [(studio.base_id, 0), (studio.lora_id, 0.5), (studio.lora_id, 1)]
+    assert (sheet.image.is_sheet, sheet.image.index) == (True, 3)
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
         ({"grid": pb.Grid(seeds=[1, 2]), "count": 2}, "settings.count"),
         ({"grid": pb.Grid(prompts=["a"] * 5, seeds=range(60))}, "settings.grid"),
         ({"grid": pb.Grid(lora_weights=[0.5, 1])}, "settings.grid.lora_weights"),
+        ({"grid": pb.Grid(seeds=[1, 2]), "lora_weight": 0.5}, "settings.lora_weight"),
         ({"grid": pb.Grid(seeds=[1, 1])}, "settings.grid.seeds"),
         ({"grid": pb.Grid(prompts=["a", "b\0"])}, "settings.grid.prompts[1]"),
     ],
