@@ -1,13 +1,11 @@
 """The safety checker, where this deployment has one: on a thread of its own, one picture after another."""
 
 import asyncio
-import importlib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from services.common.errors import FailedPrecondition
+from services.diffusion.safety import SafetyChecker, load_safety_checker
 from services.generator.domain import Verdict
 
 if TYPE_CHECKING:
@@ -17,13 +15,6 @@ if TYPE_CHECKING:
 Action = Literal["tell", "blank"]
 MOST_FRAMES = 8
 """Of a clip, from its first to its last, that are looked at."""
-
-
-class SafetyChecker(Protocol):
-    """As services.diffusion.safety has it."""
-
-    def judge(self, pictures: "Sequence[np.ndarray]") -> list[tuple[int, ...]]:
-        """Of pictures (H, W, 3) uint8, the numbers of the concepts that crossed their thresholds in each."""
 
 
 class Checker:
@@ -36,18 +27,12 @@ class Checker:
 
     @classmethod
     async def open(cls, folder: Path, *, device: str, dtype: "torch.dtype", action: Action) -> Self:
-        """Raises WeightsUnavailable where `folder` holds no safety checker, and FailedPrecondition where this version
-        cannot load any."""
+        """Of a folder with `safety_checker/`, and `feature_extractor/` beside it. Raises WeightsUnavailable naming what
+        is missing or damaged."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="safety")
         loop = asyncio.get_running_loop()
-        try:
-            safety = importlib.import_module("services.diffusion.safety")  # only where it is wanted: it brings torch
-        except ModuleNotFoundError as error:
-            message = "safety_checker is set, and this version has none"
-            raise FailedPrecondition(message, reason="SAFETY_CHECKER_UNSUPPORTED") from error
-        loaded = await loop.run_in_executor(
-            thread, lambda: safety.load_safety_checker(folder, device=device, dtype=dtype)
-        )
+        home = folder / "safety_checker"
+        loaded = await loop.run_in_executor(thread, lambda: load_safety_checker(home, device=device, dtype=dtype))
         return cls(loaded, thread, action)
 
     async def judge(self, pixels: "np.ndarray") -> "tuple[np.ndarray, Verdict]":

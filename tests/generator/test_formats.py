@@ -1,8 +1,6 @@
-"""Files of pictures and clips: what they hold, and that equal ones are equal. What comes before: mask and checker."""
+"""Files of pictures and clips: what they hold, and that equal ones are equal. What a mask keeps."""
 
-import asyncio
 import io
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import av
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from services.generator.checking import Checker
 from services.generator.domain import ImageToVideo, InputPicture, PictureFormat, Settings
 from services.generator.images import encode
 from services.generator.pasting import paste
@@ -96,30 +93,3 @@ def test_a_second_pass_has_the_original_enlarged_with_it() -> None:
     assert pasted.shape == (96, 128, 3)
     assert (pasted[:46] == 200).all()
     assert (pasted[50:] == 9).all()
-
-
-class Dark:
-    """Flags what is darker than most, as 3 and 1."""
-
-    def judge(self, pictures: list[np.ndarray]) -> list[tuple[int, ...]]:
-        return [(3, 1) if picture.mean() < 50 else () for picture in pictures]
-
-
-async def test_flagged_pictures_are_told_and_blanked_where_that_is_wanted() -> None:
-    dark, light = np.full((48, 64, 3), 20, np.uint8), np.full((48, 64, 3), 220, np.uint8)
-    with ThreadPoolExecutor(1) as thread:
-        tells, blanks = Checker(Dark(), thread, "tell"), Checker(Dark(), thread, "blank")
-        pixels, verdict = await tells.judge(dark)
-        assert np.array_equal(pixels, dark)
-        assert (verdict.is_flagged, verdict.concepts) == (True, (1, 3))
-        pixels, verdict = await blanks.judge(dark)
-        assert pixels.shape == dark.shape
-        assert not pixels.any()
-        pixels, verdict = await blanks.judge(light)
-        assert np.array_equal(pixels, light)
-        assert not verdict.is_flagged
-        clip = np.stack([*[light] * 20, dark])
-        pixels, verdict = await blanks.judge(clip)
-        assert verdict.is_flagged
-        assert not pixels.any()
-        assert await asyncio.gather(blanks.judge(light), blanks.judge(light))
