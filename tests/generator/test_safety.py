@@ -1,4 +1,4 @@
-"""A deployment's safety checker: its verdict is in the answer, and flagged pictures are blanked where that is so set."""
+"""A deployment's safety checker: its verdict is in the answer, and flagged pictures are blanked on demand."""
 
 from pathlib import Path
 
