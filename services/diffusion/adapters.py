@@ -230,6 +230,12 @@ def read_lora(
     return tensors, alphas, metadata
 
 
+def module_name(components: Components, part: str, name: str) -> str:
+    """What the module of a key's `name` is called in a part: newer text encoders have lost the level `text_model.`."""
+    lost = part in components.family.text_encoders and not hasattr(components.adaptable[part], "text_model")
+    return name.removeprefix("text_model.") if lost else name
+
+
 def check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     """Raises FailedPrecondition unless every A and B fits a module that is there."""
     models: dict[str, Any] = components.adaptable
@@ -243,9 +249,7 @@ def check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", 
     for key in pairs:
         prefix, _, name = key.partition(".")
         name, side = name.rsplit(".", 2)[0], 1 if ".lora_A." in key else 0
-        if prefix in components.family.text_encoders and not hasattr(models[prefix], "text_model"):
-            name = name.removeprefix("text_model.")
-        module = modules.get(prefix, {}).get(name)
+        module = modules.get(prefix, {}).get(module_name(components, prefix, name))
         weight = getattr(getattr(module, "base_layer", module), "weight", None)
         if weight is None:
             raise FailedPrecondition(

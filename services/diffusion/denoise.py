@@ -68,7 +68,7 @@ def denoise(
     sampler: Any = scheduler
     sampler.set_timesteps(steps, device=device)
     latents = noise.to(device) * getattr(sampler, "init_noise_sigma", 1.0)
-    extra = _step_arguments(sampler, generators)
+    extra = step_arguments(sampler, generators)
     total = len(sampler.timesteps)
     for index, timestep in enumerate(sampler.timesteps, start=1):
         with torch.no_grad():
@@ -78,7 +78,8 @@ def denoise(
             steered = _steer(controls, weights, entry, timestep, conditioning, guided) if any(weights) else {}
             output = components.family.predict(components, entry, timestep, {**conditioning, **steered}).float()
             if guided:
-                output = _guide(output, guidance_scale, guidance_rescale)
+                negative, positive = output.chunk(2)
+                output = guide(negative, positive, guidance_scale, guidance_rescale)
             latents = sampler.step(output, timestep, latents, **extra, return_dict=False)[0]
         yield Step(index, total, latents, partial(components.family.original, sampler, scaled, output, timestep))
 
@@ -119,18 +120,21 @@ def _steer(
     return control_residuals(models, images, rows, entry, timestep, conditioning)
 
 
-def _guide(output: "torch.Tensor", scale: "float | torch.Tensor", rescale: float) -> "torch.Tensor":
-    """Classifier-free guidance of (2B, C, H, W), unconditional half first; rescaled as Lin et al. 2023, section 3.4."""
-    negative, positive = output.chunk(2)
+def guide(
+    negative: "torch.Tensor", positive: "torch.Tensor", scale: "float | torch.Tensor", rescale: "float | torch.Tensor"
+) -> "torch.Tensor":
+    """Classifier-free guidance (Ho and Salimans 2022) of (B, ...), rescaled as Lin et al. 2023, section 3.4. Scale and
+    rescale are those of all, or tensors that are spread over the answers."""
     guided = negative + scale * (positive - negative)
-    if rescale > 0:
+    is_rescaled = rescale > 0
+    if is_rescaled if isinstance(is_rescaled, bool) else bool(is_rescaled.any()):
         axes = tuple(range(1, guided.ndim))
         matched = guided * (positive.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
         guided = rescale * matched + (1 - rescale) * guided
     return guided
 
 
-def _step_arguments(scheduler: Any, generators: "list[torch.Generator]") -> dict[str, Any]:
+def step_arguments(scheduler: Any, generators: "list[torch.Generator]") -> dict[str, Any]:
     """`generator` for the schedulers that take one."""
     import inspect
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.diffusion.adapters import check_shapes, read_lora
+from services.diffusion.adapters import check_shapes, module_name, read_lora
 from services.diffusion.load import Components
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def read_adapter(components: Components, path: Path) -> Adapter | None:
     with torch.no_grad():
         for key in keys:
             part, _, name = key.partition(".")
-            if part in components.family.text_encoders and not hasattr(components.adaptable[part], "text_model"):
-                name = name.removeprefix("text_model.")
+            name = module_name(components, part, name)
             module: Any = modules[part][name]
             weight = getattr(module, "base_layer", module).weight
             a, b = tensors[key + A], tensors[key + B]

@@ -4,12 +4,12 @@ A sample has its own scheduler, timestep, guidance, words and generator, so that
 its pass, nor how far they are.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from services.diffusion.denoise import guide, step_arguments
 from services.diffusion.encode import encode_images
 from services.diffusion.families.family import Conditioning
 from services.diffusion.geometry import as_rows, whole
@@ -59,8 +59,7 @@ class Sample:
         device = self.components.device
         self._generator = torch.Generator("cpu").manual_seed(self.seed)
         sampler.set_timesteps(self.steps, device=device)
-        takes = inspect.signature(sampler.step).parameters
-        self._extra: dict[str, Any] = {"generator": [self._generator]} if "generator" in takes else {}
+        self._extra = step_arguments(sampler, [self._generator])
         self._scales = hasattr(sampler, "scale_model_input")
         self._begin(device)
         self.total = len(self.timesteps)
@@ -185,24 +184,18 @@ def _type(name: str, dtype: "torch.dtype") -> "torch.dtype":
 
 
 def _guide(guided: Sequence[Sample], answer: "torch.Tensor") -> "torch.Tensor":
-    """Classifier-free guidance (Ho and Salimans 2022) of each with its own scale; rescaled as Lin et al. 2023, section
-    3.4."""
+    """Each with its own scale, which a clip has for each frame."""
     import torch
 
-    negative, positive = answer[: len(guided)], answer[len(guided) : 2 * len(guided)]
     ones = [1] * (answer.ndim - 1)
     scales = torch.cat(
         [torch.as_tensor(each.guidance_scale, dtype=torch.float32).view(1, -1, *ones[1:]) for each in guided]
     )
     if answer.ndim == 4:
         scales = scales.view(-1, *ones)
-    result = negative + scales.to(answer.device) * (positive - negative)
-    if any(each.guidance_rescale > 0 for each in guided):
-        axes = tuple(range(1, answer.ndim))
-        share = torch.tensor([each.guidance_rescale for each in guided], device=answer.device).view(-1, *ones)
-        matched = result * (positive.std(axes, keepdim=True) / result.std(axes, keepdim=True))
-        result = share * matched + (1 - share) * result
-    return result
+    rescales = torch.tensor([each.guidance_rescale for each in guided]).view(-1, *ones)
+    negative, positive = answer[: len(guided)], answer[len(guided) : 2 * len(guided)]
+    return guide(negative, positive, scales.to(answer.device), rescales.to(answer.device))
 
 
 def _noised(sampler: Any, latents: "torch.Tensor", noise: "torch.Tensor", timestep: "torch.Tensor") -> "torch.Tensor":

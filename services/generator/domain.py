@@ -267,6 +267,10 @@ class Plan:
     def base(self) -> Source:
         return self.pipeline[0]
 
+    def has_as_lora(self, model_id: int) -> bool:
+        """Whether the model that was asked for is a LoRA, which is then the first."""
+        return bool(self.loras) and self.loras[0].source.model_id == model_id
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -357,6 +361,9 @@ class Generation:
     is_kept: bool = False
     keeps_drawing: bool = False  # whether somebody watches or not
 
+    def picture(self, index: int) -> Picture | None:
+        return next((picture for picture in self.pictures if picture.index == index), None)
+
     @property
     def is_abandoned(self) -> bool:
         """Cancelled because nobody watched it any more."""
@@ -402,7 +409,7 @@ class Stepped:
 class Previewed:
     index: int
     step: int
-    pixels: "np.ndarray"  # (h, w, 3) uint8, as small as the latents
+    pixels: "np.ndarray"  # (H, W, 3) uint8
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ class Gallery:
 
     async def picture(self, generation_id: str, index: int) -> Pictured:
         """Raises NotFound, and DataLoss when the bytes are gone."""
-        generation = await self._store.get(generation_id)
-        found = next((picture for picture in generation.pictures if picture.index == index), None)
+        found = (await self._store.get(generation_id)).picture(index)
         if found is None:
             raise NotFound("picture", f"{index} of generation {generation_id}")
         return await self.pictured(found)

@@ -74,10 +74,8 @@ class Inputs:
             return asked.sha256
         if asked.generated is not None:
             id, index = asked.generated
-            generation = await self._store.get(id)
-            for picture in generation.pictures:
-                if picture.index == index:
-                    return picture.sha256
+            if (picture := (await self._store.get(id)).picture(index)) is not None:
+                return picture.sha256
             raise NotFound("picture", f"{id}/{index}", message=f"{place}: generation {id} has no picture {index}")
         assert asked.dataset_image_id is not None
         return await self._catalog.image_digest(asked.dataset_image_id)

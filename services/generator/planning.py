@@ -25,8 +25,7 @@ class Planned:
 
     @property
     def is_lora(self) -> bool:
-        loras = self.plan.loras
-        return bool(loras) and loras[0].source.model_id == self.column.model_id
+        return self.plan.has_as_lora(self.column.model_id)
 
 
 class Planner:

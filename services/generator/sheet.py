@@ -73,5 +73,6 @@ def _said(prompt: str) -> str:
 
 
 def _named(column: Column, plan: Plan) -> str:
-    is_lora = bool(plan.loras) and plan.loras[0].source.model_id == column.model_id
-    return f"weight {plan.loras[0].weight:g}\n{plan.model_name}" if is_lora else plan.model_name
+    if not plan.has_as_lora(column.model_id):
+        return plan.model_name
+    return f"weight {plan.loras[0].weight:g}\n{plan.model_name}"

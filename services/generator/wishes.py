@@ -57,7 +57,6 @@ def settle(
     if wish.seed is not None and wish.seed + (1 if wish.grid else pictures) - 1 > MAX_SEED:
         raise InvalidArgument(f"{wish.seed} and the next {pictures - 1} exceed {MAX_SEED}", field="settings.seed")
     steps = DEFAULT_STEPS if wish.steps is None else wish.steps
-    is_lora = bool(plan.loras) and plan.loras[0].source.model_id == wish.model_id
     guidance = DEFAULT_CLIP_GUIDANCE if clips else DEFAULT_GUIDANCE
     return Settings(
         model_id=wish.model_id,
@@ -72,7 +71,7 @@ def settle(
         # Short enough to be read out, as people do with seeds; count more must fit behind it.
         seed=secrets.randbelow(2**32) if wish.seed is None else wish.seed,
         count=pictures,
-        lora_weight=plan.loras[0].weight if is_lora else None,
+        lora_weight=plan.loras[0].weight if plan.has_as_lora(wish.model_id) else None,
         loras=wish.loras,
         format=wish.format or (PictureFormat.MP4 if clips else PictureFormat.PNG),
         quality=DEFAULT_QUALITY if wish.quality is None else wish.quality,

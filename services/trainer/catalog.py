@@ -46,7 +46,7 @@ class Catalog:
             id=model.id,
             name=model.name,
             family=FAMILIES.get(model.family, "unknown"),
-            is_pipeline=model.layout != model_pb2.WEIGHTS_LAYOUT_LORA,
+            is_pipeline=model.layout not in (model_pb2.WEIGHTS_LAYOUT_LORA, model_pb2.WEIGHTS_LAYOUT_CONTROLNET),
             draws_images=model.category == model_pb2.MODEL_CATEGORY_IMAGE,
             is_active=model.is_active,
             base_model_id=model.base_model_id if model.HasField("base_model_id") else None,

@@ -379,7 +379,9 @@ def check_base(base: domain.BaseModel) -> None:
     named = f"model {base.id} ({base.name!r})"
     if not base.is_pipeline:
         advice = f"; train on its base, model {base.base_model_id}" if base.base_model_id else ""
-        message = f"{named} is an adapter (LoRA): the base of a training must be a whole pipeline{advice}"
+        message = (
+            f"{named} is an adapter (a LoRA or a ControlNet): the base of a training must be a whole pipeline{advice}"
+        )
         raise FailedPrecondition(message, reason="UNSUPPORTED_BASE_MODEL")
     if base.family not in FAMILIES:
         message = f"{named} is of the family {base.family}; training supports {', '.join(FAMILIES)}"

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from services.diffusion.adapters import load_loras, remove_lora, set_lora_weights
 from services.diffusion.encode import cut_tokens, encode_prompts, some_of
@@ -15,9 +14,6 @@ from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
 from services.diffusion.mixed import Adapter, RowAdapters
 from services.generator.domain import LoadedModel
-
-if TYPE_CHECKING:
-    import torch
 
 WORDS_BYTES = 64 << 20
 """Of conditioning that is kept by prompt."""
@@ -153,14 +149,3 @@ class Base:
     def _forget_words(self, lora: str) -> None:
         for key in [key for key in self._words if any(lora == name for name, _ in key[2])]:  # type: ignore[index]
             self._words_bytes -= self._words.pop(key)[1]
-
-
-def free(device: "torch.device | str") -> None:
-    """Gives freed memory back to the device."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if str(device).startswith("cuda"):
-        torch.cuda.empty_cache()

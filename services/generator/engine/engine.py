@@ -220,7 +220,6 @@ class Engine:
             self._tell_positions()
 
     def _begin(self, ticket: _Ticket) -> None:
-        ticket.begun = True
         ticket.drawing.begun()
         self._tell_positions()
 

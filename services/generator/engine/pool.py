@@ -14,7 +14,7 @@ from services.common.errors import FailedPrecondition, ResourceExhausted
 from services.diffusion.load import Components, load_components
 from services.diffusion.mixed import read_adapter
 from services.generator.domain import Folders, LoadedModel, Plan
-from services.generator.engine.base import MAKING, Base, free
+from services.generator.engine.base import MAKING, Base
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ class Pool:
         """Lets go of everything that is not in use: what a device that is out of memory wants first."""
         with self._lock:
             self._bases = {key: base for key, base in self._bases.items() if base.is_busy}
-        free(self._device)
+        release_memory(self._device)
 
     def close(self) -> None:
         self._readers.shutdown(wait=True, cancel_futures=True)
@@ -178,7 +178,7 @@ class Pool:
                 base.take_off(name)
             left = True
         if left:
-            free(self._device)
+            release_memory(self._device)
         return self._taken() + wanted <= self._memory_bytes
 
     def _taken(self) -> int:
@@ -202,7 +202,7 @@ class Pool:
             if base.model_id == model_id:
                 with self._lock:
                     del self._bases[key]
-        free(self._device)
+        release_memory(self._device)
 
 
 def lora_names(plan: Plan) -> list[str]:
@@ -218,6 +218,17 @@ def memory_budget(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(torch.device(device)).total_memory) * 2 // 3
     return int(psutil.virtual_memory().total) * 2 // 3
+
+
+def release_memory(device: str) -> None:
+    """Gives freed memory back to the device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def _key(plan: Plan) -> Key:

@@ -315,7 +315,7 @@ class GenerationPreview(_message.Message):
     index: _builtins.int
     step: _builtins.int
     data: _builtins.bytes
-    """PNG of what the picture looks like at this step, an eighth of its size a side with most models."""
+    """PNG of what the picture looks like at this step."""
     def __init__(
         self,
         *,
