@@ -51,6 +51,7 @@ PAGE_HEADERS = {
             "script-src 'self'",
             "style-src 'self' 'unsafe-inline'",  # component libraries set styles on elements
             "img-src 'self' blob: data:",
+            "media-src 'self' blob:",  # clips as they are drawn
             "connect-src 'self'",
             "object-src 'none'",
             "base-uri 'self'",

@@ -6,8 +6,10 @@ import { useSpeech } from "../i18n";
 import { failureOf, isTransient } from "./errors";
 
 export function explain(error: unknown, words: Words): string {
-  const { code, message } = failureOf(error);
+  const { code, message, reason, retrySeconds } = failureOf(error);
   if (isTransient(error)) return words.errors.unreachable;
+  if (reason === "QUEUE_FULL") return words.errors.queueFull(retrySeconds ?? 10);
+  if (code === Code.ResourceExhausted && retrySeconds !== null) return `${message}. ${words.errors.tryAgainIn(retrySeconds)}`;
   if (code === Code.NotFound) return message || words.errors.notFound;
   return message || words.errors.unknown;
 }

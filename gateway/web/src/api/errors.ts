@@ -1,5 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb";
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb";
 
 /** What a failed call says: for people, for programs, and field by field. */
 export interface Failure {
@@ -9,6 +9,8 @@ export interface Failure {
   reason: string;
   /** Field path as in the proto (`config.lora.rank`) to the rule it breaks. */
   fields: Readonly<Record<string, string>>;
+  /** After so many seconds it makes sense to try again; null where the server did not say. */
+  retrySeconds: number | null;
 }
 
 export function failureOf(error: unknown): Failure {
@@ -18,7 +20,9 @@ export function failureOf(error: unknown): Failure {
     for (const violation of detail.fieldViolations) fields[violation.field] ??= violation.description;
   }
   const reason = failure.findDetails(ErrorInfoSchema)[0]?.reason ?? "";
-  return { code: failure.code, message: failure.rawMessage, reason, fields };
+  const delay = failure.findDetails(RetryInfoSchema)[0]?.retryDelay;
+  const retrySeconds = delay ? Math.max(1, Math.ceil(Number(delay.seconds) + delay.nanos / 1e9)) : null;
+  return { code: failure.code, message: failure.rawMessage, reason, fields, retrySeconds };
 }
 
 /** Whether the call may succeed if it is made again: the way to the server was lost, not the argument. */

@@ -2,10 +2,3 @@ import { createGrpcWebTransport } from "@connectrpc/connect-web";
 
 /** Every call goes to where the page came from: the edge serves both. */
 export const transport = createGrpcWebTransport({ baseUrl: location.origin });
-
-export const thumbnailUrl = (imageId: number) => `/api/images/${imageId}/content?variant=IMAGE_VARIANT_THUMBNAIL`;
-export const originalUrl = (imageId: number) => `/api/images/${imageId}/content`;
-export const exportUrl = (modelId: number, format: string) => `/api/models/${modelId}/export?format=EXPORT_FORMAT_${format}`;
-export const sampleUrl = (jobId: string, sha256: string) => `/api/training/${jobId}/samples/${sha256}`;
-export const sheetUrl = (jobId: string) => `/api/training/${jobId}/sheet`;
-export const pictureUrl = (generationId: string, index: number) => `/api/generations/${generationId}/images/${index}`;

@@ -31,6 +31,9 @@ export function Routes() {
           <Route path="/text-to-image/compare">
             <DrawingPage tab="compare" />
           </Route>
+          <Route path="/text-to-image/grid">
+            <DrawingPage tab="grid" />
+          </Route>
           <Route path="/models" component={ModelsPage} />
           <Route path="/models/:id">{({ id }) => <ModelPage key={id} id={Number(id)} />}</Route>
           <Route component={NotFound} />

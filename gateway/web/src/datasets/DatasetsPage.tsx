@@ -4,7 +4,7 @@ import { IconPhoto, IconPlus } from "@tabler/icons-react";
 import { useState } from "react";
 import { Link, useLocation } from "wouter";
 import { Failed } from "../api/Failed";
-import { thumbnailUrl } from "../api/transport";
+import { thumbnailUrl } from "../api/urls";
 import { Empty, Page } from "../app/Page";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { type Dataset, DatasetType } from "../gen/atelier/catalog/v1/dataset_pb";

@@ -2,7 +2,7 @@ import { Checkbox } from "@mantine/core";
 import { useElementSize, useMergedRef } from "@mantine/hooks";
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
 import { memo, useEffect, useRef, useState } from "react";
-import { thumbnailUrl } from "../api/transport";
+import { thumbnailUrl } from "../api/urls";
 import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";
 import { isClip, seconds } from "./clips";

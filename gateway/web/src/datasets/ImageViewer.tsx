@@ -4,7 +4,7 @@ import { IconChevronLeft, IconChevronRight, IconTrash } from "@tabler/icons-reac
 import { useState } from "react";
 import { failureOf } from "../api/errors";
 import { notifyFailure } from "../api/Failed";
-import { originalUrl } from "../api/transport";
+import { originalUrl } from "../api/urls";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import type { Image } from "../gen/atelier/catalog/v1/dataset_pb";
 import { useSpeech } from "../i18n";

@@ -48,7 +48,7 @@ test("captions that stay as they are are not sent", () => {
 });
 
 test("an upload ends as the server's status says", () => {
-  const failure = { message: "words", reason: "", fields: {} };
+  const failure = { message: "words", reason: "", fields: {}, retrySeconds: null };
   expect(outcome({ ...failure, code: Code.AlreadyExists }).state).toBe("duplicate");
   expect(outcome({ ...failure, code: Code.InvalidArgument, reason: "UPLOAD_REFUSAL_CORRUPT" })).toEqual({
     state: "refused", reason: "CORRUPT", message: "words",

@@ -2,11 +2,12 @@ import { Anchor, Button, MultiSelect, Paper, Stack, Text, Title } from "@mantine
 import { type FormEvent, useEffect, useState } from "react";
 import { Link } from "wouter";
 import { useSpeech } from "../i18n";
-import { isLora } from "./choices";
-import { anySeed, type Draft, emptyDraft, requestOf } from "./draft";
+import { type Draft, emptyDraft } from "./draft";
 import { Drawing } from "./Drawing";
 import classes from "./Drawing.module.css";
 import { type FieldsProps, PromptFields, SettingFields } from "./Fields";
+import { MoreFields } from "./MoreFields";
+import { anySeed, requestOf } from "./request";
 import { Running } from "./Running";
 import { rememberCompared, rememberDraft, rememberedCompared, rememberedDraft } from "./session";
 import type { Choices } from "./useChoices";
@@ -30,10 +31,9 @@ export function Compare({ choices }: { choices: Choices }) {
   const submit = (event: FormEvent) => {
     event.preventDefault();
     const seed = draft.seed === "" ? anySeed() : draft.seed;
-    const next = chosen.map((id) => {
-      const model = able.find((each) => each.id === Number(id));
-      return new Drawing(requestOf({ ...draft, seed, modelId: Number(id), count: 1, loras: [] }, isLora(model)));
-    });
+    const next = chosen.map(
+      (id) => new Drawing(requestOf({ ...draft, seed, modelId: Number(id), count: 1, loras: [] }, choices.kind(Number(id)))),
+    );
     rememberCompared(next);
     setDrawings(next);
   };
@@ -62,9 +62,12 @@ export function Compare({ choices }: { choices: Choices }) {
             />
             <PromptFields {...fields} />
             <SettingFields {...fields} withCount={false} />
-            <Button type="submit" size="md" disabled={chosen.length < 2}>
-              {words.compare.run}
-            </Button>
+            <MoreFields {...fields} modelId={Number(chosen[0] ?? 0)} />
+            <div className={classes.send}>
+              <Button type="submit" size="md" fullWidth disabled={chosen.length < 2}>
+                {words.compare.run}
+              </Button>
+            </div>
           </Stack>
         </form>
       </Paper>

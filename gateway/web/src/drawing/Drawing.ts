@@ -1,9 +1,12 @@
 import { createClient, ConnectError, Code } from "@connectrpc/connect";
 import { failureOf, isTransient } from "../api/errors";
-import { pictureUrl, transport } from "../api/transport";
+import { transport } from "../api/transport";
+import { pictureUrl } from "../api/urls";
 import type { Generation } from "../gen/atelier/generator/v1/generation_pb";
 import { type GenerateRequest, type GenerateResponse, GeneratorService } from "../gen/atelier/generator/v1/generator_service_pb";
 import { backoff, wait } from "../lib/retry";
+import { withDigests } from "./inputs";
+import { picturesIn } from "./request";
 
 /** Longer than two of the server's beats (10 s each): such a stream is dead. */
 const SILENCE = 30_000;
@@ -17,6 +20,7 @@ export interface Tile {
   /** The step that a preview is of; null for the finished picture. */
   step: number | null;
   seed: string;
+  contentType: string;
 }
 
 export interface DrawingState {
@@ -51,7 +55,7 @@ export class Drawing {
       position: 0,
       step: 0,
       totalSteps: 0,
-      tiles: Array.from({ length: request.settings?.count ?? 1 }, () => null),
+      tiles: Array.from({ length: picturesIn(request.settings) }, () => null),
       lost: false,
       generation: null,
       error: null,
@@ -88,8 +92,9 @@ export class Drawing {
       const cut = new AbortController();
       let silence = setTimeout(() => cut.abort(), SILENCE);
       try {
+        const request = this.state.generationId === "" ? this.request : withDigests(this.request); // the server has its pictures
         // one stream after another
-        for await (const answer of generator.generate(this.request, { signal: cut.signal })) {
+        for await (const answer of generator.generate(request, { signal: cut.signal })) {
           clearTimeout(silence);
           silence = setTimeout(() => cut.abort(), SILENCE);
           attempt = 1;
@@ -130,11 +135,11 @@ export class Drawing {
         Object.assign(changes, { phase: "drawing", step: event.value.step, totalSteps: event.value.totalSteps });
         break;
       case "preview":
-        changes.tiles = this.withTile(event.value.index, event.value.data, event.value.step, "");
+        changes.tiles = this.withTile(event.value.index, event.value.data, event.value.step, "", "image/png");
         break;
       case "image": {
-        const seed = event.value.image?.seed.toString() ?? "";
-        changes.tiles = this.withTile(event.value.image?.index ?? 0, event.value.data, null, seed);
+        const { image, data } = event.value;
+        changes.tiles = this.withTile(image?.index ?? 0, data, null, image?.seed.toString() ?? "", image?.contentType ?? "");
         break;
       }
       case "done": {
@@ -143,6 +148,7 @@ export class Drawing {
           url: pictureUrl(generationId, image.index),
           step: null,
           seed: image.seed.toString(),
+          contentType: image.contentType,
         }));
         Object.assign(changes, { phase: "done", generation: generation ?? null, tiles: tiles ?? [] });
         for (const tile of this.state.tiles) if (tile) revokeLater(tile.url);
@@ -152,12 +158,12 @@ export class Drawing {
     this.change(changes);
   }
 
-  private withTile(index: number, data: Uint8Array, step: number | null, seed: string): (Tile | null)[] {
+  private withTile(index: number, data: Uint8Array, step: number | null, seed: string, contentType: string): (Tile | null)[] {
     const tiles = [...this.state.tiles];
     const before = tiles[index];
     if (before) revokeLater(before.url);
-    const png = new Blob([data as Uint8Array<ArrayBuffer>], { type: "image/png" });
-    tiles[index] = { url: URL.createObjectURL(png), step, seed };
+    const blob = new Blob([data as Uint8Array<ArrayBuffer>], { type: contentType });
+    tiles[index] = { url: URL.createObjectURL(blob), step, seed, contentType };
     return tiles;
   }
 }

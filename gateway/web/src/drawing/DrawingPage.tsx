@@ -1,34 +1,40 @@
 import { Alert, Button, Paper, Skeleton, Stack, Tabs, Text } from "@mantine/core";
 import { IconBrush } from "@tabler/icons-react";
-import { type FormEvent, useEffect, useMemo, useState, useSyncExternalStore } from "react";
+import type { FormEvent } from "react";
 import { useLocation, useSearch } from "wouter";
-import { failureOf, remainder } from "../api/errors";
 import { Failed } from "../api/Failed";
 import { Empty, Page } from "../app/Page";
-import { useFirstError } from "../app/useFirstError";
 import { useSpeech } from "../i18n";
-import { isLora } from "./choices";
+import { ClipFields } from "./BeginFields";
 import { Compare } from "./Compare";
-import { type Draft, emptyDraft, FIELDS, requestOf } from "./draft";
-import { Drawing, type DrawingState, isOver } from "./Drawing";
+import { type Draft, emptyDraft, pageOf } from "./draft";
+import { isOver } from "./Drawing";
 import classes from "./Drawing.module.css";
-import { type FieldsProps, LoraFields, ModelField, PromptFields, SettingFields } from "./Fields";
+import { LoraFields, ModelField, PromptFields, SettingFields } from "./Fields";
+import { Grid } from "./Grid";
 import { History } from "./History";
+import { MoreFields } from "./MoreFields";
+import { requestOf } from "./request";
 import { Running } from "./Running";
-import { rememberDraft, rememberDrawing, rememberedDraft, rememberedDrawing } from "./session";
+import { rememberDraft, rememberedDraft } from "./session";
 import { type Choices, useChoices } from "./useChoices";
+import { useForm } from "./useForm";
 
-export default function DrawingPage({ tab }: { tab: "draw" | "compare" }) {
+type Tab = "draw" | "grid" | "compare";
+const PATHS: Record<Tab, string> = { draw: "/text-to-image", grid: "/text-to-image/grid", compare: "/text-to-image/compare" };
+
+export default function DrawingPage({ tab }: { tab: Tab }) {
   const { words } = useSpeech();
   const [, go] = useLocation();
   const choices = useChoices();
   const none = choices.bases.length + choices.trained.length === 0;
   return (
     <Page title={words.drawing.title}>
-      <Tabs value={tab} onChange={(next) => go(next === "compare" ? "/text-to-image/compare" : "/text-to-image")}>
+      <Tabs value={tab} onChange={(next) => go(PATHS[next as Tab])}>
         <Tabs.List>
           <Tabs.Tab value="draw">{words.drawing.tabDraw}</Tabs.Tab>
           <Tabs.Tab value="compare">{words.drawing.tabCompare}</Tabs.Tab>
+          <Tabs.Tab value="grid">{words.drawing.tabGrid}</Tabs.Tab>
         </Tabs.List>
         <Tabs.Panel value={tab} pt="md">
           {choices.error ? (
@@ -39,6 +45,8 @@ export default function DrawingPage({ tab }: { tab: "draw" | "compare" }) {
             <Empty title={words.drawing.noModelsTitle} hint={words.drawing.noModelsHint} />
           ) : tab === "draw" ? (
             <Draw choices={choices} />
+          ) : tab === "grid" ? (
+            <Grid choices={choices} />
           ) : (
             <Compare choices={choices} />
           )}
@@ -55,44 +63,32 @@ function firstModel(choices: Choices, wanted: number, before: number | undefined
   return known ?? (able.find((model) => model.weights.case === "stored") ?? able[0])?.id ?? 0;
 }
 
-const IDLE = { subscribe: () => () => undefined, snapshot: (): DrawingState | null => null };
-
 function Draw({ choices }: { choices: Choices }) {
   const { words } = useSpeech();
+  const [, go] = useLocation();
   const search = useSearch();
   const wanted = Number(new URLSearchParams(search).get("model"));
-  const [draft, setDraft] = useState<Draft>(() => {
+  const { draft, setDraft, drawing, state, form, fields, refused, rest, start } = useForm(choices, "draw", () => {
     const before = rememberedDraft() ?? emptyDraft(choices.able?.defaults);
     const modelId = firstModel(choices, wanted, before.modelId);
-    return { ...before, modelId, loras: modelId === before.modelId ? before.loras : [] };
+    return { ...before, modelId, ...(modelId === before.modelId ? {} : { loras: [], controls: [] }) };
   });
-  const [drawing, setDrawing] = useState(rememberedDrawing);
-  const state = useSyncExternalStore<DrawingState | null>(
-    drawing?.subscribe ?? IDLE.subscribe,
-    drawing?.snapshot ?? IDLE.snapshot,
-  );
-  useEffect(() => rememberDraft(draft), [draft]);
-  const error = state?.error ?? null;
-  const failure = useMemo(() => (error === null ? null : failureOf(error)), [error]);
-  const form = useFirstError(failure);
-  const fields: FieldsProps = {
-    draft,
-    choices,
-    set: (changes) => setDraft((before) => ({ ...before, ...changes })),
-    problem: (name) => failure?.fields[FIELDS[name]],
-  };
-  const refused = failure !== null && Object.keys(failure.fields).length > 0;
-  const rest = failure && refused ? remainder(failure, Object.values(FIELDS)) : "";
+  const kind = choices.kind(draft.modelId);
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    const next = new Drawing(requestOf(draft, isLora(choices.models.find((model) => model.id === draft.modelId))));
-    rememberDrawing(next);
-    setDrawing(next);
+    start(requestOf(draft, kind));
   };
   const use = (next: Draft) => {
     // A model that is gone or inactive by now stays unchosen; the rest of the settings are there.
     const known = [...choices.trained, ...choices.bases].some((model) => model.id === next.modelId);
-    setDraft({ ...next, modelId: known ? next.modelId : 0 });
+    const told = { ...next, modelId: known ? next.modelId : 0 };
+    if (pageOf(next) !== PATHS.draw) {
+      rememberDraft(told);
+      setDraft(told);
+      go(pageOf(next));
+      return;
+    }
+    setDraft((before) => ({ ...told, grid: before.grid }));
     form.current?.scrollIntoView({ block: "start", behavior: "smooth" });
   };
   return (
@@ -102,17 +98,26 @@ function Draw({ choices }: { choices: Choices }) {
           <form ref={form} onSubmit={submit} noValidate>
             <Stack gap="sm">
               <ModelField {...fields} />
-              <PromptFields {...fields} />
+              {kind.clips ? <ClipFields {...fields} /> : <PromptFields {...fields} />}
               <SettingFields {...fields} withCount />
               <LoraFields {...fields} />
+              <MoreFields {...fields} modelId={draft.modelId} />
               {rest && (
                 <Alert color="red" role="alert">
                   {rest}
                 </Alert>
               )}
-              <Button type="submit" size="md" disabled={draft.modelId === 0} leftSection={<IconBrush size={18} aria-hidden />}>
-                {words.drawing.generate}
-              </Button>
+              <div className={classes.send}>
+                <Button
+                  type="submit"
+                  size="md"
+                  fullWidth
+                  disabled={draft.modelId === 0 || (kind.clips && draft.begin === null)}
+                  leftSection={<IconBrush size={18} aria-hidden />}
+                >
+                  {words.drawing.generate}
+                </Button>
+              </div>
             </Stack>
           </form>
         </Paper>

@@ -1,8 +1,8 @@
 import { ActionIcon, NumberInput, Select, SimpleGrid, Stack, Text, Textarea } from "@mantine/core";
 import { IconArrowsShuffle, IconX } from "@tabler/icons-react";
-import { Scheduler } from "../gen/atelier/generator/v1/generation_pb";
+import { PictureFormat, Scheduler } from "../gen/atelier/generator/v1/generation_pb";
 import { useSpeech } from "../i18n";
-import { fittingLoras, isLora } from "./choices";
+import { fittingControls, fittingLoras, isLora } from "./choices";
 import type { Amount, Draft } from "./draft";
 import classes from "./Drawing.module.css";
 import type { Choices } from "./useChoices";
@@ -14,7 +14,33 @@ export interface FieldsProps {
   choices: Choices;
 }
 
-const number = (value: number | string): Amount => (value === "" ? "" : Number(value));
+/** What a number field holds. */
+export const number = (value: number | string): Amount => (value === "" ? "" : Number(value));
+
+type AmountName = { [Name in keyof Draft]: Amount extends Draft[Name] ? Name : never }[keyof Draft];
+
+/** What each number field of the form takes. */
+export function useAmounts({ draft, set, problem }: FieldsProps) {
+  return (name: AmountName) => ({
+    value: draft[name],
+    onChange: (value: number | string) => set({ [name]: number(value) }),
+    error: problem(name),
+    min: 0,
+  });
+}
+
+/** What changes with the model: LoRAs and ControlNets are of one base, and clips have a guidance and formats of their own. */
+function withModel(draft: Draft, modelId: number, choices: Choices): Partial<Draft> {
+  const { clips } = choices.kind(modelId);
+  const controls = fittingControls(choices.model(modelId), choices.models, choices.able?.controlFamilies ?? []);
+  const changes: Partial<Draft> = {
+    modelId,
+    loras: [],
+    controls: draft.controls.filter((control) => controls.some(({ id }) => id === control.modelId)),
+  };
+  if (clips === choices.kind(draft.modelId).clips) return changes;
+  return { ...changes, guidance: clips ? "" : (choices.able?.defaults?.guidanceScale ?? ""), format: PictureFormat.UNSPECIFIED };
+}
 
 /** Base and trained models in one dropdown, found by name. */
 export function ModelField({ draft, set, problem, choices }: FieldsProps) {
@@ -29,7 +55,7 @@ export function ModelField({ draft, set, problem, choices }: FieldsProps) {
       nothingFoundMessage={words.drawing.noMatch}
       maxDropdownHeight={320}
       value={draft.modelId ? String(draft.modelId) : null}
-      onChange={(value) => set({ modelId: Number(value), loras: [] })}
+      onChange={(value) => set(withModel(draft, Number(value), choices))}
       data={[
         { group: words.drawing.trained, items: choices.trained.map(option) },
         { group: words.drawing.base, items: choices.bases.map(option) },
@@ -71,16 +97,12 @@ export function PromptFields({ draft, set, problem }: FieldsProps) {
 }
 
 /** Size, steps, guidance, scheduler and seed: what any drawing has. */
-export function SettingFields({ draft, set, problem, choices, withCount }: FieldsProps & { withCount: boolean }) {
+export function SettingFields({ withCount, withSeed = true, ...props }: FieldsProps & { withCount: boolean; withSeed?: boolean }) {
   const { words } = useSpeech();
-  const model = choices.models.find((each) => each.id === draft.modelId);
+  const { draft, set, problem, choices } = props;
+  const model = choices.model(draft.modelId);
   const own = model?.nativeResolution ? String(model.nativeResolution) : words.drawing.own;
-  const amount = (name: "width" | "height" | "steps" | "guidance" | "count" | "seed") => ({
-    value: draft[name],
-    onChange: (value: number | string) => set({ [name]: number(value) }),
-    error: problem(name),
-    min: 0,
-  });
+  const amount = useAmounts(props);
   return (
     <SimpleGrid cols={2} spacing="sm">
       <NumberInput label={words.drawing.width} placeholder={own} step={8} allowDecimal={false} {...amount("width")} />
@@ -98,26 +120,28 @@ export function SettingFields({ draft, set, problem, choices, withCount }: Field
         ]}
         error={problem("scheduler")}
       />
-      <NumberInput
-        label={words.drawing.seed}
-        placeholder={words.drawing.seedHint}
-        allowDecimal={false}
-        hideControls
-        {...amount("seed")}
-        rightSection={
-          draft.seed === "" ? null : (
-            <ActionIcon
-              variant="subtle"
-              color="gray"
-              onClick={() => set({ seed: "" })}
-              aria-label={words.drawing.randomSeed}
-              title={words.drawing.randomSeed}
-            >
-              <IconArrowsShuffle size={16} aria-hidden />
-            </ActionIcon>
-          )
-        }
-      />
+      {withSeed && (
+        <NumberInput
+          label={words.drawing.seed}
+          placeholder={words.drawing.seedHint}
+          allowDecimal={false}
+          hideControls
+          {...amount("seed")}
+          rightSection={
+            draft.seed === "" ? null : (
+              <ActionIcon
+                variant="subtle"
+                color="gray"
+                onClick={() => set({ seed: "" })}
+                aria-label={words.drawing.randomSeed}
+                title={words.drawing.randomSeed}
+              >
+                <IconArrowsShuffle size={16} aria-hidden />
+              </ActionIcon>
+            )
+          }
+        />
+      )}
       {withCount && (
         <NumberInput label={words.drawing.count} allowDecimal={false} {...amount("count")} max={choices.able?.maxCount} />
       )}
@@ -126,9 +150,9 @@ export function SettingFields({ draft, set, problem, choices, withCount }: Field
           label={words.drawing.loraWeight}
           step={0.1}
           decimalScale={2}
-          value={draft.loraWeight}
-          onChange={(value) => set({ loraWeight: number(value) })}
-          error={problem("loraWeight")}
+          {...amount("loraWeight")}
+          min={-4}
+          max={4}
         />
       )}
     </SimpleGrid>
@@ -138,7 +162,7 @@ export function SettingFields({ draft, set, problem, choices, withCount }: Field
 /** More LoRAs of the same base, each with its weight; nothing where there is none. */
 export function LoraFields({ draft, set, problem, choices }: FieldsProps) {
   const { words } = useSpeech();
-  const model = choices.models.find((each) => each.id === draft.modelId);
+  const model = choices.model(draft.modelId);
   const fitting = fittingLoras(model, choices.models);
   const free = fitting.filter((each) => !draft.loras.some(({ modelId }) => modelId === each.id));
   if (fitting.length === 0) return null;
@@ -156,6 +180,8 @@ export function LoraFields({ draft, set, problem, choices }: FieldsProps) {
               size="xs"
               w={80}
               step={0.1}
+              min={-4}
+              max={4}
               decimalScale={2}
               aria-label={words.drawing.weightOf(name)}
               value={weight}

@@ -1,22 +1,19 @@
-import { useInfiniteQuery, useMutation } from "@connectrpc/connect-query";
-import { Alert, Button, Center, Group, Modal, Stack, Text, Title } from "@mantine/core";
-import { IconTrash } from "@tabler/icons-react";
+import { useInfiniteQuery } from "@connectrpc/connect-query";
+import { Button, Center, Group, Text, Title } from "@mantine/core";
+import { useDebouncedValue } from "@mantine/hooks";
+import { IconPinFilled } from "@tabler/icons-react";
+import { keepPreviousData } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
-import { Failed, notifyFailure } from "../api/Failed";
-import { pictureUrl } from "../api/transport";
-import { Confirm } from "../app/Confirm";
+import { Failed } from "../api/Failed";
+import { pictureUrl } from "../api/urls";
 import { type Generation, GenerationStatus } from "../gen/atelier/generator/v1/generation_pb";
 import { GeneratorService } from "../gen/atelier/generator/v1/generator_service_pb";
 import { useSpeech } from "../i18n";
 import type { Draft } from "./draft";
 import classes from "./Drawing.module.css";
-import { PictureButtons, SettingsList } from "./Pictures";
-
-const { listGenerations, deleteGeneration, cancelGeneration } = GeneratorService.method;
-
-function isUnfinished({ status }: Generation): boolean {
-  return status === GenerationStatus.QUEUED || status === GenerationStatus.RUNNING;
-}
+import { EVERYTHING, type Filter, Filters, isEverything } from "./Filters";
+import { isUnfinished, PastModal } from "./PastModal";
+import { Shown } from "./Shown";
 
 interface HistoryProps {
   title: string;
@@ -33,9 +30,20 @@ interface HistoryProps {
 export function History({ title, empty, modelId, moment, onUse }: HistoryProps) {
   const { words } = useSpeech();
   const [opened, setOpened] = useState<string | null>(null);
-  const list = useInfiniteQuery(listGenerations, { pageSize: 24, pageToken: "", modelId }, {
+  const [filter, setFilter] = useState<Filter>(EVERYTHING);
+  const [promptContains] = useDebouncedValue(filter.words.trim(), 300);
+  const asked = {
+    pageSize: 24,
+    pageToken: "",
+    modelId: modelId ?? (filter.modelId || undefined),
+    status: filter.status,
+    promptContains,
+    isKept: filter.kept === "all" ? undefined : filter.kept === "kept",
+  };
+  const list = useInfiniteQuery(GeneratorService.method.listGenerations, asked, {
     pageParamKey: "pageToken",
     getNextPageParam: (page) => page.nextPageToken || undefined,
+    placeholderData: keepPreviousData,
     refetchOnMount: "always",
     refetchInterval: (query) =>
       query.state.data?.pages.some((page) => page.generations.some((each) => isUnfinished(each))) ? 1000 : 15_000,
@@ -45,14 +53,23 @@ export function History({ title, empty, modelId, moment, onUse }: HistoryProps) 
     if (moment) void refetch();
   }, [moment, refetch]);
   const generations = list.data?.pages.flatMap((page) => page.generations) ?? [];
-  const shown = generations.find((each) => each.id === opened);
+  const total = Number(list.data?.pages.at(-1)?.totalSize ?? 0n);
+  const filtered = !isEverything(filter);
   return (
     <section aria-label={title}>
-      <Title order={2} size="h4" mb="sm">
-        {title}
-      </Title>
+      <Group justify="space-between" mb="sm" align="baseline">
+        <Title order={2} size="h4">
+          {title}
+        </Title>
+        {list.isSuccess && (total > 0 || filtered) && (
+          <Text size="sm" c="dimmed" role="status">
+            {words.gallery.found(total)}
+          </Text>
+        )}
+      </Group>
+      {(generations.length > 0 || filtered) && <Filters filter={filter} onChange={setFilter} withModel={modelId === undefined} />}
       {list.error && <Failed error={list.error} retry={() => void list.refetch()} />}
-      {list.isSuccess && generations.length === 0 && <Text c="dimmed">{empty}</Text>}
+      {list.isSuccess && generations.length === 0 && <Text c="dimmed">{filtered ? words.gallery.noneFound : empty}</Text>}
       <ul className={classes.history} data-testid="history">
         {generations.map((generation) => (
           <li key={generation.id}>
@@ -67,9 +84,12 @@ export function History({ title, empty, modelId, moment, onUse }: HistoryProps) 
           </Button>
         </Center>
       )}
-      {shown && (
+      {opened && (
         <PastModal
-          generation={shown}
+          key={opened}
+          id={opened}
+          known={generations.find((each) => each.id === opened)}
+          onOpen={setOpened}
           onClose={() => setOpened(null)}
           onChanged={() => void list.refetch()}
           onUse={(draft) => {
@@ -84,113 +104,41 @@ export function History({ title, empty, modelId, moment, onUse }: HistoryProps) 
 
 function Past({ generation, onOpen }: { generation: Generation; onOpen: () => void }) {
   const { words } = useSpeech();
-  const [first] = generation.images;
+  // A grid is known by its sheet.
+  const first = generation.images.find((image) => image.isSheet) ?? generation.images[0];
+  const pictures = generation.images.filter((image) => !image.isSheet).length;
   const prompt = generation.settings?.prompt ?? "";
   return (
-    <button type="button" className={classes.past} onClick={onOpen} data-status={GenerationStatus[generation.status]}>
+    <button
+      type="button"
+      className={classes.past}
+      onClick={onOpen}
+      data-status={GenerationStatus[generation.status]}
+      data-kept={generation.isKept || undefined}
+    >
       {first && generation.status === GenerationStatus.COMPLETED ? (
-        <img
-          src={pictureUrl(generation.id, first.index)}
-          alt={words.drawing.pictureAlt(prompt, first.seed.toString())}
-          loading="lazy"
+        <Shown
+          url={pictureUrl(generation.id, first.index)}
+          contentType={first.contentType}
+          alt={first.isSheet ? words.grid.sheetAlt(pictures) : words.drawing.pictureAlt(prompt, first.seed.toString())}
+          lazy
           className={classes.cover}
         />
       ) : (
         <span className={classes.cover}>{words.drawing.status[generation.status]}</span>
+      )}
+      {generation.isKept && (
+        <span className={classes.kept}>
+          <IconPinFilled size={14} aria-label={words.gallery.isKept} role="img" />
+        </span>
       )}
       <Text size="xs" truncate mt={4}>
         {prompt || generation.modelName}
       </Text>
       <Text size="xs" truncate c="dimmed">
         {generation.modelName}
-        {generation.images.length > 1 && ` · ${words.common.images(generation.images.length)}`}
+        {pictures > 1 && ` · ${words.common.images(pictures)}`}
       </Text>
     </button>
-  );
-}
-
-interface PastModalProps {
-  generation: Generation;
-  onClose: () => void;
-  onChanged: () => void;
-  onUse: (draft: Draft) => void;
-}
-
-function PastModal({ generation, onClose, onChanged, onUse }: PastModalProps) {
-  const { words } = useSpeech();
-  const [asking, setAsking] = useState(false);
-  const remove = useMutation(deleteGeneration);
-  const cancel = useMutation(cancelGeneration);
-  const prompt = generation.settings?.prompt ?? "";
-  const unfinished = isUnfinished(generation);
-  return (
-    <Modal
-      opened
-      onClose={onClose}
-      size="xl"
-      title={prompt || generation.modelName}
-      closeButtonProps={{ "aria-label": words.common.close }}
-    >
-      <Stack>
-        {generation.failure && (
-          <Alert color="red" title={words.drawing.failed}>
-            {generation.failure.message}
-          </Alert>
-        )}
-        {generation.status === GenerationStatus.CANCELLED && <Alert color="gray">{words.drawing.cancelled}</Alert>}
-        {generation.status === GenerationStatus.COMPLETED && (
-          <ul className={classes.tiles}>
-            {generation.images.map((image) => (
-              <li key={image.index} className={classes.tile}>
-                <img
-                  src={pictureUrl(generation.id, image.index)}
-                  alt={words.drawing.pictureAlt(prompt, image.seed.toString())}
-                  width={image.width}
-                  height={image.height}
-                  style={{ height: "auto" }}
-                  className={classes.picture}
-                />
-                <PictureButtons generation={generation} image={image} onUse={onUse} />
-              </li>
-            ))}
-          </ul>
-        )}
-        <SettingsList generation={generation} onUse={onUse} />
-        <Group justify="flex-end">
-          {unfinished ? (
-            <Button
-              variant="default"
-              loading={cancel.isPending}
-              onClick={() =>
-                cancel.mutateAsync({ generationId: generation.id }).then(onChanged, (error: unknown) => notifyFailure(error, words))
-              }
-            >
-              {words.drawing.stop}
-            </Button>
-          ) : (
-            <Button
-              variant="subtle"
-              color="red"
-              leftSection={<IconTrash size={16} aria-hidden />}
-              onClick={() => setAsking(true)}
-            >
-              {words.drawing.deleteOne}
-            </Button>
-          )}
-        </Group>
-      </Stack>
-      {asking && (
-        <Confirm
-          title={words.drawing.deleteAsk}
-          yes={words.common.delete}
-          onYes={async () => {
-            await remove.mutateAsync({ generationId: generation.id });
-            onChanged();
-            onClose();
-          }}
-          onClose={() => setAsking(false)}
-        />
-      )}
-    </Modal>
   );
 }

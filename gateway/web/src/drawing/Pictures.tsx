@@ -1,13 +1,15 @@
-import { Button, Group, Stack, Text, Title } from "@mantine/core";
+import { Badge, Button, Group, Stack, Text, Title } from "@mantine/core";
 import { IconDownload } from "@tabler/icons-react";
-import { pictureUrl } from "../api/transport";
+import { pictureUrl } from "../api/urls";
 import type { GeneratedImage, Generation } from "../gen/atelier/generator/v1/generation_pb";
 import { useSpeech } from "../i18n";
-import { type Draft, draftOf } from "./draft";
+import { type Draft, NO_GRID } from "./draft";
 import classes from "./Drawing.module.css";
+import { draftOf } from "./request";
+import { rowsOf } from "./told";
 import { useChoices } from "./useChoices";
 
-const ENDINGS: Record<string, string> = { "image/webp": "webp", "image/jpeg": "jpg" };
+const ENDINGS: Record<string, string> = { "image/webp": "webp", "image/jpeg": "jpg", "video/mp4": "mp4" };
 
 interface PictureButtonsProps {
   generation: Generation;
@@ -15,32 +17,66 @@ interface PictureButtonsProps {
   onUse?: (draft: Draft) => void;
 }
 
+/** The form that draws one picture of a generation again: its own words, model, weight and seed. */
+function again(generation: Generation, image: GeneratedImage): Draft | null {
+  if (!generation.settings) return null;
+  const whole = draftOf(generation.settings, image.seed);
+  if (!generation.settings.grid) return { ...whole, count: 1 };
+  return { ...whole, modelId: image.modelId, prompt: image.prompt, negative: image.negativePrompt, loraWeight: image.loraWeight ?? 1, count: 1, grid: NO_GRID };
+}
+
 /** What can be done with one finished picture. */
 export function PictureButtons({ generation, image, onUse }: PictureButtonsProps) {
   const { words } = useSpeech();
+  const name = image.isSheet ? "grid" : image.seed.toString();
   return (
     <Stack gap={4} mt={6}>
-      <Text size="xs" c="dimmed">
-        {words.drawing.seed} {image.seed.toString()} · {image.width} × {image.height}
-      </Text>
-      <Group gap={6}>
+      {!image.isSheet && (
+        <Text size="xs" c="dimmed">
+          {words.drawing.seed} {image.seed.toString()} · {image.width} × {image.height}
+          {image.numFrames > 0 && ` · ${words.clip.framesOf(image.numFrames)}`}
+        </Text>
+      )}
+      {image.safety?.isFlagged && (
+        <Badge color="red" variant="light" w="fit-content" maw="100%">
+          {words.drawing.flagged}
+        </Badge>
+      )}
+      <Group gap={6} justify={image.isSheet ? "center" : undefined}>
         <Button
           component="a"
           href={pictureUrl(generation.id, image.index)}
-          download={`atelier-${generation.id.slice(0, 8)}-${image.seed}.${ENDINGS[image.contentType] ?? "png"}`}
+          download={`atelier-${generation.id.slice(0, 8)}-${name}.${ENDINGS[image.contentType] ?? "png"}`}
           size="compact-sm"
           variant="default"
           leftSection={<IconDownload size={14} aria-hidden />}
         >
-          {words.drawing.download}
+          {image.isSheet ? words.grid.download : words.drawing.download}
         </Button>
-        {onUse && generation.settings && (
+        {onUse && !image.isSheet && (
           <Button
             size="compact-sm"
             variant="default"
-            onClick={() => generation.settings && onUse({ ...draftOf(generation.settings, image.seed), count: 1 })}
+            onClick={() => {
+              const draft = again(generation, image);
+              if (draft) onUse(draft);
+            }}
           >
             {words.drawing.sameSeed}
+          </Button>
+        )}
+        {onUse && !image.isSheet && image.numFrames === 0 && (
+          <Button
+            size="compact-sm"
+            variant="default"
+            onClick={() => {
+              const draft = again(generation, image);
+              // A picture of its own from here on: another seed, and nothing of what the first began with.
+              const begin = { from: "gallery", generationId: generation.id, index: image.index } as const;
+              if (draft) onUse({ ...draft, seed: "", width: "", height: "", begin, mask: null, enlarges: false, controls: [] });
+            }}
+          >
+            {words.drawing.useAsStart}
           </Button>
         )}
       </Group>
@@ -55,21 +91,12 @@ export function SettingsList({ generation, onUse }: { generation: Generation; on
   const { settings } = generation;
   if (!settings) return null;
   const t = words.drawing;
-  const scheduler = schedulers.find((each) => each.scheduler === settings.scheduler)?.displayName ?? t.schedulerOwn;
-  const loras = settings.loras.map(({ modelId, weight }) => `${labels.get(modelId) ?? modelId} ${format.decimal(weight ?? 1)}`);
-  const rows: [string, string][] = [
-    [t.model, generation.modelName],
-    [t.prompt, settings.prompt],
-    [t.negative, settings.negativePrompt],
-    [t.size, `${settings.width} × ${settings.height}`],
-    [t.steps, String(settings.steps ?? "")],
-    [t.guidance, settings.guidanceScale === undefined ? "" : format.decimal(settings.guidanceScale)],
-    [t.scheduler, scheduler],
-    [t.seed, settings.seed?.toString() ?? ""],
-    [t.loraWeight, settings.loraWeight === undefined ? "" : format.decimal(settings.loraWeight)],
-    [t.loras, loras.join(", ")],
-    [words.common.created, format.date(generation.createdAt)],
-  ];
+  const rows = rowsOf(generation, settings, {
+    words,
+    format,
+    label: (id) => labels.get(id) ?? String(id),
+    scheduler: schedulers.find((each) => each.scheduler === settings.scheduler)?.displayName ?? t.schedulerOwn,
+  });
   return (
     <section>
       <Group justify="space-between" mb="xs">
@@ -83,9 +110,7 @@ export function SettingsList({ generation, onUse }: { generation: Generation; on
         )}
       </Group>
       <dl className={classes.settings}>
-        {rows
-          .filter(([, value]) => value !== "")
-          .map(([name, value]) => [<dt key={`${name}-name`}>{name}</dt>, <dd key={name}>{value}</dd>])}
+        {rows.map(([name, value]) => [<dt key={`${name}-name`}>{name}</dt>, <dd key={name}>{value}</dd>])}
       </dl>
     </section>
   );

@@ -7,6 +7,7 @@ import { type Drawing, type DrawingState, isOver } from "./Drawing";
 import classes from "./Drawing.module.css";
 import { PictureButtons, SettingsList } from "./Pictures";
 import type { Draft } from "./draft";
+import { Shown } from "./Shown";
 
 interface RunningProps {
   drawing: Drawing;
@@ -20,7 +21,12 @@ export function Running({ drawing, onUse, brief }: RunningProps) {
   const { words } = useSpeech();
   const state = useSyncExternalStore(drawing.subscribe, drawing.snapshot);
   const over = isOver(state.phase);
-  const prompt = drawing.request.settings?.prompt ?? "";
+  const isGrid = drawing.request.settings?.grid !== undefined;
+  // The sheet of a grid comes last, and is looked at first.
+  const cells = isGrid ? state.tiles.slice(0, -1) : state.tiles;
+  const sheet = isGrid ? state.tiles.at(-1) : null;
+  const promptOf = (index: number) =>
+    state.generation?.images.find((image) => image.index === index)?.prompt ?? drawing.request.settings?.prompt ?? "";
   return (
     <Stack gap="sm" data-testid="drawing" data-phase={state.phase}>
       {!over && (
@@ -52,28 +58,40 @@ export function Running({ drawing, onUse, brief }: RunningProps) {
         </Alert>
       ))}
       {state.phase !== "failed" && state.phase !== "cancelled" && (
-        <ul className={classes.tiles}>
-          {state.tiles.map((tile, index) => (
-            // a picture's place is its identity
-            <li key={index} className={classes.tile}>
-              {tile ? (
-                <img
-                  src={tile.url}
-                  className={classes.picture}
-                  data-final={tile.step === null || undefined}
-                  alt={
-                    tile.step === null
-                      ? words.drawing.pictureAlt(prompt, tile.seed)
-                      : words.drawing.previewAlt(index + 1, tile.step)
-                  }
-                />
-              ) : (
-                <div className={classes.waiting} />
-              )}
-              {state.generation && <Finished generation={state.generation} index={index} onUse={onUse} />}
-            </li>
-          ))}
-        </ul>
+        <>
+          {sheet && (
+            <figure className={classes.whole}>
+              <a href={sheet.url} target="_blank" rel="noreferrer">
+                <Shown url={sheet.url} contentType={sheet.contentType} alt={words.grid.sheetAlt(cells.length)} className={classes.sheet} final />
+              </a>
+              {state.generation && <Finished generation={state.generation} index={cells.length} />}
+            </figure>
+          )}
+          <ul className={classes.tiles} data-many={isGrid || undefined}>
+            {cells.map((tile, index) => (
+              // a picture's place is its identity
+              <li key={index} className={classes.tile}>
+                {tile ? (
+                  <Shown
+                    url={tile.url}
+                    contentType={tile.contentType}
+                    className={classes.picture}
+                    plays
+                    final={tile.step === null}
+                    alt={
+                      tile.step === null
+                        ? words.drawing.pictureAlt(promptOf(index), tile.seed)
+                        : words.drawing.previewAlt(index + 1, tile.step)
+                    }
+                  />
+                ) : (
+                  <div className={classes.waiting} />
+                )}
+                {state.generation && <Finished generation={state.generation} index={index} onUse={onUse} />}
+              </li>
+            ))}
+          </ul>
+        </>
       )}
       {state.generation && !brief && <SettingsList generation={state.generation} onUse={onUse} />}
     </Stack>

@@ -1,13 +1,16 @@
 import { type Model, ModelCategory, type ModelFamily, ModelType, WeightsLayout } from "../gen/atelier/catalog/v1/model_pb";
 
-/** The models that can draw pictures here, base models first, trained ones newest first. */
-export function drawable(models: readonly Model[], families: readonly ModelFamily[]): { bases: Model[]; trained: Model[] } {
+/** The models that can draw here, base models first, trained ones newest first. */
+export function drawable(
+  models: readonly Model[],
+  families: readonly ModelFamily[],
+  clipFamilies: readonly ModelFamily[] = [],
+): { bases: Model[]; trained: Model[] } {
   const able = models.filter(
     (model) =>
       model.isActive &&
-      model.category === ModelCategory.IMAGE &&
       model.type !== ModelType.CONTROLNET && // steers others, and draws nothing itself
-      families.includes(model.family),
+      (drawsClips(model) ? clipFamilies : families).includes(model.family),
   );
   return {
     bases: able.filter((model) => model.type === ModelType.BASE_MODEL),
@@ -26,9 +29,19 @@ export function isLora(model: Model | undefined): boolean {
   return model?.layout === WeightsLayout.LORA;
 }
 
+export function drawsClips(model: Model | undefined): boolean {
+  return model?.category === ModelCategory.VIDEO;
+}
+
 /** LoRAs that fit beside `model`: of the same base, and not the model itself. */
 export function fittingLoras(model: Model | undefined, models: readonly Model[]): Model[] {
   if (!model) return [];
   const base = isLora(model) ? model.baseModelId : model.id;
   return models.filter((each) => isLora(each) && each.isActive && each.baseModelId === base && each.id !== model.id);
+}
+
+/** ControlNets that steer `model`: of its family, where this deployment loads them for it. */
+export function fittingControls(model: Model | undefined, models: readonly Model[], families: readonly ModelFamily[]): Model[] {
+  if (!model || !families.includes(model.family)) return [];
+  return models.filter((each) => each.type === ModelType.CONTROLNET && each.isActive && each.family === model.family);
 }

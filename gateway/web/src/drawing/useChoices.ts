@@ -2,7 +2,8 @@ import { useQuery } from "@connectrpc/connect-query";
 import { useMemo } from "react";
 import { GeneratorService } from "../gen/atelier/generator/v1/generator_service_pb";
 import { useModels } from "../training/names";
-import { drawable, modelLabels } from "./choices";
+import { drawable, drawsClips, isLora, modelLabels } from "./choices";
+import type { Kind } from "./request";
 
 /** What can be chosen on the drawing pages: models, schedulers, limits and defaults. */
 export function useChoices() {
@@ -11,7 +12,7 @@ export function useChoices() {
   const { models, isSuccess, error, refetch } = useModels();
   const able = capabilities.data;
   const { bases, trained, labels } = useMemo(
-    () => ({ ...drawable(models, able?.families ?? []), labels: modelLabels(models) }),
+    () => ({ ...drawable(models, able?.families ?? [], able?.clipFamilies ?? []), labels: modelLabels(models) }),
     [models, able],
   );
   return {
@@ -20,6 +21,11 @@ export function useChoices() {
     bases,
     trained,
     labels,
+    model: (id: number) => models.find((each) => each.id === id),
+    kind: (id: number): Kind => {
+      const model = models.find((each) => each.id === id);
+      return { lora: isLora(model), clips: drawsClips(model) };
+    },
     schedulers: schedulers.data?.schedulers ?? [],
     ready: capabilities.isSuccess && schedulers.isSuccess && isSuccess,
     error: capabilities.error ?? schedulers.error ?? error,

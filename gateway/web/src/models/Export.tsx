@@ -1,6 +1,6 @@
 import { Button, Menu } from "@mantine/core";
 import { IconDownload } from "@tabler/icons-react";
-import { exportUrl } from "../api/transport";
+import { exportUrl } from "../api/urls";
 import { type Model, WeightsLayout } from "../gen/atelier/catalog/v1/model_pb";
 import { useSpeech } from "../i18n";
 

@@ -7,6 +7,7 @@ import { Failed } from "../api/Failed";
 import { Confirm } from "../app/Confirm";
 import { notify } from "../app/notify";
 import { Page } from "../app/Page";
+import { pageOf } from "../drawing/draft";
 import { History } from "../drawing/History";
 import { rememberDraft } from "../drawing/session";
 import { CatalogService, type GetModelLineageResponse } from "../gen/atelier/catalog/v1/catalog_service_pb";
@@ -106,7 +107,7 @@ function One({ model, lineage, refetch }: OneProps) {
           modelId={model.id}
           onUse={(draft) => {
             rememberDraft(draft);
-            go("/text-to-image");
+            go(pageOf(draft));
           }}
         />
       )}

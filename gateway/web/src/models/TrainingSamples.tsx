@@ -1,6 +1,6 @@
 import { Text, Title } from "@mantine/core";
 import { useEffect, useState } from "react";
-import { sampleUrl } from "../api/transport";
+import { sampleUrl } from "../api/urls";
 import type { SampleEvent } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
 import { lastSeen, watchJob } from "../training/watch";

@@ -1,7 +1,7 @@
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { Anchor, Text } from "@mantine/core";
 import { useEffect, useRef } from "react";
-import { sampleUrl, sheetUrl } from "../api/transport";
+import { sampleUrl, sheetUrl } from "../api/urls";
 import { LogLevel, type SampleEvent, type TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
 import { useSpeech } from "../i18n";
 import classes from "./JobPage.module.css";
