@@ -1,18 +1,8 @@
-import { Code } from "@connectrpc/connect";
 import { Alert, Button, Group } from "@mantine/core";
 import { notify } from "../app/notify";
 import type { Words } from "../i18n/en";
 import { useSpeech } from "../i18n";
-import { failureOf, isTransient } from "./errors";
-
-export function explain(error: unknown, words: Words): string {
-  const { code, message, reason, retrySeconds } = failureOf(error);
-  if (isTransient(error)) return words.errors.unreachable;
-  if (reason === "QUEUE_FULL") return words.errors.queueFull(retrySeconds ?? 10);
-  if (code === Code.ResourceExhausted && retrySeconds !== null) return `${message}. ${words.errors.tryAgainIn(retrySeconds)}`;
-  if (code === Code.NotFound) return message || words.errors.notFound;
-  return message || words.errors.unknown;
-}
+import { explain } from "./errors";
 
 /** What went wrong, in the place where it did. */
 export function Failed({ error, retry }: { error: unknown; retry?: () => void }) {

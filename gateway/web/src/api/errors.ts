@@ -1,4 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { Words } from "../i18n/en";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb";
 
 /** What a failed call says: for people, for programs, and field by field. */
@@ -40,4 +41,14 @@ export function remainder(failure: Failure, shown: readonly string[]): string {
     .filter(([field]) => !shown.includes(field))
     .map(([field, rule]) => `${field}: ${rule}`)
     .join("; ");
+}
+
+/** A failure as a sentence. */
+export function explain(error: unknown, words: Words): string {
+  const { code, message, reason, retrySeconds } = failureOf(error);
+  if (isTransient(error)) return words.errors.unreachable;
+  if (reason === "QUEUE_FULL") return words.errors.queueFull(retrySeconds ?? 10);
+  if (code === Code.ResourceExhausted && retrySeconds !== null) return `${message}. ${words.errors.tryAgainIn(retrySeconds)}`;
+  if (code === Code.NotFound) return message || words.errors.notFound;
+  return message || words.errors.unknown;
 }

@@ -52,29 +52,32 @@ function MaskField({ draft, set, problem, picture }: FieldsProps & { picture: Pi
   };
   return (
     <Input.Wrapper error={unreadable ? words.inputs.unreadable : problem("mask")}>
-      <Group gap={6}>
+      <Group gap="sm" wrap="nowrap">
         {draft.mask && <Thumbnail picture={draft.mask} />}
-        <Button
-          size="compact-sm"
-          variant="light"
-          leftSection={<IconBrush size={14} aria-hidden />}
-          disabled={urlOf(picture) === ""}
-          onClick={() => setPainting(true)}
-        >
-          {draft.mask ? t.again : t.title}
-        </Button>
-        <FileButton accept="image/png,image/jpeg,image/webp" onChange={(file) => void take(file)}>
-          {(props) => (
-            <Button {...props} size="compact-sm" variant="subtle">
-              {t.file}
-            </Button>
-          )}
-        </FileButton>
-        {draft.mask && (
-          <Button size="compact-sm" variant="subtle" color="red" onClick={() => set({ mask: null })}>
-            {t.remove}
+        <Group gap={4}>
+          <Button
+            size="compact-sm"
+            variant="light"
+            leftSection={<IconBrush size={14} aria-hidden />}
+            disabled={urlOf(picture) === ""}
+            onClick={() => setPainting(true)}
+          >
+            {draft.mask ? t.again : t.title}
           </Button>
-        )}
+          {draft.mask ? (
+            <Button size="compact-sm" variant="subtle" color="red" onClick={() => set({ mask: null })}>
+              {t.remove}
+            </Button>
+          ) : (
+            <FileButton accept="image/png,image/jpeg,image/webp" onChange={(file) => void take(file)}>
+              {(props) => (
+                <Button {...props} size="compact-sm" variant="subtle">
+                  {t.file}
+                </Button>
+              )}
+            </FileButton>
+          )}
+        </Group>
       </Group>
       <Text size="xs" c="dimmed" mt={4}>
         {draft.mask ? t.there : t.none}

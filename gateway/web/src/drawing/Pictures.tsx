@@ -37,6 +37,11 @@ export function PictureButtons({ generation, image, onUse }: PictureButtonsProps
           {image.numFrames > 0 && ` · ${words.clip.framesOf(image.numFrames)}`}
         </Text>
       )}
+      {image.prompt !== "" && image.prompt !== generation.settings?.prompt && !image.isSheet && (
+        <Text size="xs" lineClamp={3} title={image.prompt}>
+          {image.prompt}
+        </Text>
+      )}
       {image.safety?.isFlagged && (
         <Badge color="red" variant="light" w="fit-content" maw="100%">
           {words.drawing.flagged}

@@ -482,7 +482,7 @@ export const fr: Words = {
     invert: "Inverser",
     clear: "Effacer tout",
     size: "Taille du pinceau",
-    done: "Utiliser ce masque",
+    done: "Garder ce masque",
     noPicture: "L'image ne peut pas être montrée.",
     space: "Espace",
     keyMove: "déplacer le pinceau",
