@@ -320,9 +320,10 @@ def _order_channels_last(model: Any) -> None:
     """
     import torch
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):  # those of clips' third axis have another
-            module.to(memory_format=torch.channels_last)
+    # Those along clips' third axis have another.
+    layers: list[Any] = [each for each in model.modules() if isinstance(each, torch.nn.Conv2d)]
+    for layer in layers:
+        layer.to(memory_format=torch.channels_last)
 
 
 def _bytes_of(folders: Folders) -> int:
