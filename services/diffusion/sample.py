@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from services.diffusion.control import Control, control_residuals, steers_unsaid
 from services.diffusion.denoise import guide, step_arguments
 from services.diffusion.encode import encode_images
 from services.diffusion.families.family import Conditioning
@@ -30,7 +31,8 @@ class Sample:
     steps (SDEdit, Meng et al. 2021); with `mask` (1, 1, H, W) of 0 and 1 too, what is 0 is put back after every step
     (as RePaint, Lugmayr et al. 2022, without its resampling). Each as diffusers' pipeline with the same seed draws it.
     All noise comes from a generator of the sample's own, on the CPU and in float32. `noise` (1, F, C, H/f, W/f) begins
-    a clip, whose guidance scale is a tensor (F, 1, 1, 1). Latents are float32, on the denoiser's device.
+    a clip, whose guidance scale is a tensor (F, 1, 1, 1). `controls` steer it, each by its own picture (1, 3, H, W) in
+    [0, 1]. Latents are float32, on the denoiser's device.
     """
 
     components: Components
@@ -48,6 +50,7 @@ class Sample:
     mask: "torch.Tensor | None" = None
     noise: "torch.Tensor | None" = None
     adapters: Mapping[str, float] = field(default_factory=dict)
+    controls: Sequence[Control] = ()
     index: int = 0  # passes behind it
     latents: "torch.Tensor" = field(init=False)
     timesteps: "torch.Tensor" = field(init=False)
@@ -94,6 +97,11 @@ class Sample:
         self._scaled = sampler.scale_model_input(self.latents, self.timestep) if self._scales else self.latents
         return self._scaled
 
+    def acting(self) -> "list[tuple[Control, float]]":
+        """The ControlNets that act in the next pass, with their weights."""
+        weighed = [(control, control.weight_at(self.index, self.total)) for control in self.controls]
+        return [(control, weight) for control, weight in weighed if weight]
+
     def advance(self, output: "torch.Tensor") -> None:
         """Takes the denoiser's answer to `entry`, guided, float32."""
         sampler: Any = self.scheduler
@@ -126,7 +134,8 @@ class Sample:
             self.timesteps = timesteps
             self.latents = noise.to(device) * start
             return
-        skipped = self._skipped() * getattr(sampler, "order", 1)
+        kept = passes(self.steps, self.strength, has_noise_schedule=self.components.family.has_noise_schedule)
+        skipped = (self.steps - kept) * getattr(sampler, "order", 1)
         self.timesteps = timesteps[skipped:]
         if hasattr(sampler, "set_begin_index"):
             sampler.set_begin_index(skipped)
@@ -143,12 +152,13 @@ class Sample:
         else:
             self.latents = _noised(sampler, first, noise, self.timesteps[0])
 
-    def _skipped(self) -> int:
-        """Steps that are left out; at least one is drawn."""
-        wanted = self.steps * self.strength
-        if self.components.family.has_noise_schedule:
-            wanted = int(wanted)
-        return min(int(max(self.steps - wanted, 0)), self.steps - 1)
+
+def passes(steps: int, strength: float, *, has_noise_schedule: bool) -> int:
+    """Of `steps`, those that are drawn over a picture, as diffusers' pipelines count them; at least one."""
+    wanted = steps * strength
+    if has_noise_schedule:
+        wanted = int(wanted)
+    return steps - min(int(max(steps - wanted, 0)), steps - 1)
 
 
 def step_together(samples: Sequence[Sample], adapters: "RowAdapters | None" = None) -> None:
@@ -169,12 +179,52 @@ def step_together(samples: Sequence[Sample], adapters: "RowAdapters | None" = No
         entry = torch.cat([entries[: len(guided)], entries]).to(dtype) if guided else entries.to(dtype)
         times = torch.stack([each.timestep for each in owners]).to(device)
         said = {name: torch.cat([row[name].to(device, _type(name, dtype)) for row in rows]) for name in rows[0]}
+        said |= _steered(guided, order, entry, times, said)
         with adapters.rows([each.adapters for each in owners]) if adapters else nullcontext():
             answer = components.family.predict(components, entry, times, said).float()
         if guided:
             answer = torch.cat([_guide(guided, answer), answer[2 * len(guided) :]])
         for sample, output in zip(order, answer.split(1), strict=True):
             sample.advance(output)
+
+
+def _steered(
+    guided: Sequence[Sample],
+    order: Sequence[Sample],
+    entry: "torch.Tensor",
+    times: "torch.Tensor",
+    said: Conditioning,
+) -> Conditioning:
+    """What the ControlNets add, each asked only for the rows that it steers: of the rows of `step_together`."""
+    import torch
+
+    # By the ControlNet, and by which of a sample's pictures for it: each is one pass over its rows.
+    asked: dict[tuple[int, int], list[tuple[int, Control, float]]] = {}
+    for place, sample in enumerate(order):
+        nth: dict[int, int] = {}
+        for control, weight in sample.acting():
+            model = id(control.model)
+            nth[model] = nth.get(model, 0) + 1
+            rows = asked.setdefault((model, nth[model]), [])
+            if place < len(guided) and steers_unsaid(control.model):
+                rows.append((place, control, weight))
+            rows.append((len(guided) + place, control, weight))
+    total: dict[str, torch.Tensor] = {}
+    for rows in asked.values():
+        where = torch.tensor([row for row, _, _ in rows], device=entry.device)
+        added = control_residuals(
+            [rows[0][1].model],
+            [torch.cat([control.images.to(entry) for _, control, _ in rows])],
+            [torch.tensor([weight for _, _, weight in rows], device=entry.device)],
+            entry[where],
+            times[where],
+            {name: value[where] for name, value in said.items()},
+        )
+        for name, value in added.items():
+            if name not in total:
+                total[name] = value.new_zeros(len(entry), *value.shape[1:])
+            total[name].index_add_(0, where, value)
+    return total
 
 
 def _type(name: str, dtype: "torch.dtype") -> "torch.dtype":

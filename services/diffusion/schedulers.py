@@ -60,10 +60,12 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def make_scheduler(components: Components, name: str | None = None, *, steps: int | None = None) -> "SchedulerMixin":
+def make_scheduler(
+    components: Components, name: str | None = None, *, steps: int | None = None, field: str = "settings.steps"
+) -> "SchedulerMixin":
     """A fresh scheduler for one drawing; None means the one that the model was published with.
 
-    Raises InvalidArgument naming `settings.steps` where the sampler cannot take so many, and `settings.scheduler` for
+    Raises InvalidArgument naming `field` where the sampler cannot take so many, and `settings.scheduler` for
     one that the family cannot draw with.
     """
     import diffusers
@@ -83,7 +85,7 @@ def make_scheduler(components: Components, name: str | None = None, *, steps: in
     config = components.scheduler_config
     if steps is not None and sampler.max_steps is not None and steps > sampler.max_steps:
         message = f"{sampler.display_name} takes at most {sampler.max_steps} steps, not {steps}"
-        raise InvalidArgument(message, field="settings.steps")
+        raise InvalidArgument(message, field=field)
     overrides = dict(sampler.overrides)
     if config.get("rescale_betas_zero_snr"):
         overrides |= sampler.zero_snr_overrides

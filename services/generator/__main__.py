@@ -57,7 +57,11 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
         trainer = await stack.enter_async_context(open_channel(address)) if address else None
         borrower = Borrower(trainer, device_name=device_name(device), log=log)
         drawing = Engine(
-            pool, borrower, max_batch=settings.max_batch, max_active=settings.max_active or 4 * settings.max_batch
+            pool,
+            borrower,
+            max_batch=settings.max_batch,
+            max_active=settings.max_active or 4 * settings.max_batch,
+            tile_above=settings.tile_above,
         )
         stack.push_async_callback(asyncio.to_thread, drawing.close)
         store = Store(engine)

@@ -29,6 +29,8 @@ class GeneratorSettings(ServiceSettings):
     """Pictures, of whomever, that share a pass of the denoiser."""
     max_active: int = Field(0, ge=0)
     """Pictures under way, between which passes are shared out; 0 means four times `max_batch`. The rest wait."""
+    tile_above: int = Field(2_400_000, ge=0)
+    """Pictures of more pixels are decoded in tiles, which bounds memory; colours then differ a little. 0: never."""
     max_queue: int = Field(100, ge=1)
     """Requests of one caller that may wait; more are refused."""
     max_queue_total: int = Field(1000, ge=1)

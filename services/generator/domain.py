@@ -169,6 +169,13 @@ class Settings:
     def inputs(self) -> "dict[str, InputPicture]":
         return inputs_of(self)
 
+    @property
+    def num_pixels(self) -> int:
+        """Of the largest that is drawn at once for one picture or clip."""
+        scale = self.high_resolution.scale if self.high_resolution else 1
+        frames = self.image_to_video.num_frames if self.image_to_video else 1
+        return int(self.width * self.height * scale**2) * frames
+
 
 @dataclass(frozen=True)
 class Wish:

@@ -32,7 +32,6 @@ from services.generator.gallery import Gallery
 from services.generator.generations import Asking, Generations
 from services.generator.runs import Watcher
 from services.generator.store import Store
-from services.generator.wishes import NOT_DRAWN
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -63,13 +62,11 @@ class GeneratorServicer(GeneratorServiceServicer):
             quality=domain.DEFAULT_QUALITY,
             prompt_syntax=pb.PROMPT_SYNTAX_WEIGHTED,
         )
-        known = {number: FAMILIES[name] for number, name in FAMILY_NAMES.items() if name in FAMILIES}
-        clips, controls = "image_to_video" not in NOT_DRAWN, "controls" not in NOT_DRAWN
-        families = {number: family for number, family in known.items() if clips or not family.draws_clips}
+        families = {number: FAMILIES[name] for number, name in FAMILY_NAMES.items() if name in FAMILIES}
         return rpc.GetGeneratorCapabilitiesResponse(
             families=list(families),
             schedulers=[SCHEDULERS[name] for name in SAMPLERS],
-            formats=[number for format, number in FORMATS.items() if clips or not format.is_of_clips],
+            formats=list(FORMATS.values()),
             defaults=defaults,
             max_side=domain.MAX_SIDE,
             max_steps=domain.MAX_STEPS,
@@ -80,7 +77,7 @@ class GeneratorServicer(GeneratorServiceServicer):
             max_grid=domain.MAX_GRID,
             max_batch=self.settings.max_batch,
             clip_families=[number for number, family in families.items() if family.draws_clips],
-            control_families=[number for number, family in families.items() if controls and family.takes_controls],
+            control_families=[number for number, family in families.items() if family.takes_controls],
             has_safety_checker=self.settings.safety_checker is not None,
             max_age_days=self.settings.max_age_days,
             max_gallery_bytes=self.settings.max_gallery_bytes,

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.errors import InvalidArgument
 from services.diffusion.families import get_family
 from services.diffusion.families.family import Size
 from services.generator.domain import (
@@ -25,8 +25,6 @@ from services.generator.domain import (
     Wish,
 )
 
-NOT_DRAWN: frozenset[str] = frozenset({"image_to_video", "controls", "high_resolution"})
-"""Settings that the contract has and the engine does not draw yet."""
 UNKNOWN_MULTIPLE = 64
 """Of which sides are multiples while the model's own rule is not known: all families take it."""
 
@@ -109,19 +107,9 @@ def check_alike(sizes: Sequence[tuple[Plan, Size]]) -> None:
 
 
 def _check_kind(wish: Wish, plan: Plan, *, clips: bool) -> None:
-    """Raises InvalidArgument where clips are asked of a model of pictures, or the other way round; and for what is not
-    drawn yet."""
+    """Raises InvalidArgument where clips are asked of a model of pictures, or the other way round."""
     name = plan.base.name
-    rules = {
-        f"settings.{field}": "is not drawn by this version"
-        for field in sorted(NOT_DRAWN)
-        if getattr(wish, field) not in (None, ())
-    }
-    if rules:
-        raise InvalidArgument.of(rules)
-    if clips and "image_to_video" in NOT_DRAWN:
-        message = f"model {plan.base.model_id} '{name}' draws clips, and this version draws none"
-        raise FailedPrecondition(message, reason="CATEGORY_UNSUPPORTED")
+    rules: dict[str, str] = {}
     if clips:
         if wish.image_to_video is None:
             rules["settings.image_to_video"] = f"must be set: '{name}' draws clips, and they begin with a picture"

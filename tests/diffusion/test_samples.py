@@ -9,13 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from services.diffusion.clips import begin_clip
+from services.diffusion.control import Control, load_control
 from services.diffusion.encode import decode_latents, encode_prompts, some_of
 from services.diffusion.load import Components, load_components
 from services.diffusion.sample import Sample, step_together
 from services.diffusion.schedulers import SAMPLERS, make_scheduler
 from tests.diffusion.test_drawing import PLAIN, SCHEDULES
-from tests.tiny import make_tiny_pipeline
-from tests.tiny_families import make_tiny_sd3, make_tiny_sdxl
+from tests.tiny import make_tiny_control, make_tiny_pipeline
+from tests.tiny_families import make_tiny_sd3, make_tiny_sdxl, make_tiny_svd
 
 PROMPT, NEGATIVE, SIZE = "a red apple", "blue", (64, 80)
 PIPELINES = {
@@ -181,3 +183,94 @@ def test_a_picture_does_not_depend_on_who_shares_its_passes(components: Componen
     for one, other in zip(together, alone, strict=True):
         assert np.abs(one - other).max() <= 1
     assert len({each.tobytes() for each in together}) == len(about)
+
+
+def test_controls_steer_their_own_samples_of_a_pass_as_in_diffusers(
+    components: Components, folder: Path, picture: Image.Image, mask: Image.Image, tmp_path: Path
+) -> None:
+    homes = [make_tiny_control(tmp_path / str(seed), folder, seed=seed) for seed in (1, 2)]
+    nets = [load_control(home, family="stable_diffusion", device="cpu", dtype=torch.float32) for home in homes]
+    theirs = [diffusers.ControlNetModel.from_pretrained(home) for home in homes]
+    others = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), picture.transpose(Image.Transpose.ROTATE_180)]
+    shown = [as_tensor(each) / 2 + 0.5 for each in others]
+    text = diffusers.StableDiffusionPipeline.from_pretrained(folder).components
+    sides = {"width": SIZE[0], "height": SIZE[1]}
+    begun = {"picture": as_tensor(picture), "strength": 0.6}
+    first = {"controls": [Control(nets[0], shown[0], 0.8)]}
+    both = {"controls": [Control(nets[0], shown[0], 0.7, end=0.6), Control(nets[1], shown[1], 1.2, start=0.4)]}
+    twice = {"controls": [Control(nets[1], shown[0], 0.5), Control(nets[1], shown[1], 0.9)]}
+    ends = {"control_guidance_start": [0.0, 0.4], "control_guidance_end": [0.6, 1.0]}
+    plain: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+        (diffusers.StableDiffusionPipeline(**text), sides, {}),
+        (
+            diffusers.StableDiffusionControlNetPipeline(**text, controlnet=theirs[0]),
+            {**sides, "image": others[0], "controlnet_conditioning_scale": 0.8},
+            first,
+        ),
+        (
+            diffusers.StableDiffusionControlNetPipeline(**text, controlnet=theirs),
+            {**sides, "image": others, "controlnet_conditioning_scale": [0.7, 1.2], **ends},
+            both,
+        ),
+        (
+            diffusers.StableDiffusionControlNetPipeline(**text, controlnet=[theirs[1], theirs[1]]),
+            {**sides, "image": others, "controlnet_conditioning_scale": [0.5, 0.9]},
+            twice,
+        ),
+        (
+            diffusers.StableDiffusionControlNetImg2ImgPipeline(**text, controlnet=theirs),
+            {"image": picture, "control_image": others, "strength": 0.6, **ends}
+            | {"controlnet_conditioning_scale": [0.7, 1.2]},
+            {**begun, **both},
+        ),
+        (
+            diffusers.StableDiffusionControlNetInpaintPipeline(**text, controlnet=theirs[0]),
+            {**sides, "image": picture, "mask_image": mask, "control_image": others[0], "strength": 0.6}
+            | {"controlnet_conditioning_scale": 0.8},
+            {**begun, "mask": as_mask(mask), **first},
+        ),
+    ]
+    mine = finish(*(make(components, **own) for _, _, own in plain))
+    for place, (drawn, (pipeline, about, _)) in enumerate(zip(mine, plain, strict=True)):
+        assert np.abs(drawn - drawn_by(pipeline, **about)).max() <= 1, place
+    assert np.abs(mine[1] - mine[0]).max() > 10  # it does something
+
+
+def test_clips_share_passes_with_clips(tmp_path: Path, picture: Image.Image) -> None:
+    folder = make_tiny_svd(tmp_path / "svd")
+    components = load_components([folder], family="stable_video_diffusion", device="cpu", dtype=torch.float32)
+
+    def clip(seed: int, **about: Any) -> Sample:
+        scale = about.pop("guidance_scale", 3.0)
+        begun = begin_clip(components, as_tensor(picture)[0], seed=seed, num_frames=3, guidance_scale=scale, **about)
+        return Sample(
+            components,
+            make_scheduler(components),
+            said=begun.said,
+            unsaid=begun.unsaid,
+            seed=seed,
+            width=SIZE[0],
+            height=SIZE[1],
+            steps=3 + seed % 2,
+            guidance_scale=begun.guidance_scale,
+            noise=begun.noise,
+        )
+
+    about: list[dict[str, Any]] = [{}, {"guidance_scale": 1.0}, {"motion_bucket_id": 30, "frames_per_second": 12}]
+    mine = finish(*(clip(seed, **own) for seed, own in enumerate(about)))
+    pipeline = diffusers.StableVideoDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    for seed, own in enumerate(about):
+        named = {"fps": own.get("frames_per_second", 7), "motion_bucket_id": own.get("motion_bucket_id", 127)}
+        frames = pipeline(
+            picture,
+            width=SIZE[0],
+            height=SIZE[1],
+            num_frames=3,
+            num_inference_steps=3 + seed % 2,
+            max_guidance_scale=own.get("guidance_scale", 3.0),
+            generator=torch.Generator("cpu").manual_seed(seed),
+            **named,
+        ).frames[0]
+        theirs = np.stack([np.asarray(frame) for frame in frames]).astype(int)
+        assert np.abs(mine[seed] - theirs).max() <= 1, seed

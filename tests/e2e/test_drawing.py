@@ -30,8 +30,6 @@ from tests.e2e.conftest import Command, import_path
 from tests.tiny import make_tiny_control, make_tiny_lora
 from tests.tiny_families import make_tiny_svd
 
-NOT_YET = pytest.mark.xfail(run=False, reason="the Generator does not draw all of this yet")
-
 
 @pytest.fixture(scope="module")
 def through(stack: Stack, client: Atelier) -> Iterator[Atelier]:
@@ -169,7 +167,6 @@ def test_the_command_paints_within_a_mask(atelier: Command, starter: int, photo:
     assert Image.open(tmp_path / "over.jpg").format == "JPEG"
 
 
-@NOT_YET
 def test_clips_are_drawn_from_a_picture(
     through: Atelier, atelier: Command, clips: int, photo: Path, tmp_path: Path
 ) -> None:
@@ -198,7 +195,6 @@ def test_loras_are_mixed_by_their_weights(through: Atelier, atelier: Command, st
     assert done.json["settings"]["loras"] == [{"model_id": lora, "weight": 0.5}]
 
 
-@NOT_YET
 def test_a_controlnet_has_its_say(through: Atelier, atelier: Command, starter: int, canny: int, photo: Path) -> None:
     free, silent, told = (
         through.generate("red apple", model=starter, seed=1, steps=4, controls=controls)[0].data
@@ -213,7 +209,6 @@ def test_a_controlnet_has_its_say(through: Atelier, atelier: Command, starter: i
         through.generate("x", model=canny, steps=2)
 
 
-@NOT_YET
 def test_a_second_pass_draws_it_larger(through: Atelier, starter: int) -> None:
     second = HighResolution(2, strength=0.5, steps=2)
     drawing = through.generate("red apple", model=starter, seed=1, steps=2, high_resolution=second)

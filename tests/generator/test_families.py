@@ -47,5 +47,5 @@ async def test_a_model_that_draws_clips_draws_no_picture_from_words(
     folder = make_tiny_svd(tmp_path / "pipeline")
     fields = {"family": model_pb2.MODEL_FAMILY_STABLE_VIDEO_DIFFUSION, "category": model_pb2.MODEL_CATEGORY_VIDEO}
     model_id = await studio.register(folder, **fields)
-    with pytest.raises(Exception, match="draws clips, and this version draws none"):
+    with pytest.raises(Exception, match="draws clips, and they begin with a picture"):
         await draw(generator, pb.GenerationSettings(model_id=model_id, prompt="a cat", steps=1))

@@ -93,7 +93,7 @@ async def test_a_stream_tells_its_way_in_order(studio: Studio, generator: Any) -
     done = seen[-1].done.generation
     assert done.status == pb.GENERATION_STATUS_COMPLETED
     assert [image.sha256 for image in done.images] == [each.image.sha256 for each in images]
-    assert pixels(next(event.preview.data for event in seen if event.HasField("preview"))).shape == (64, 64, 3)
+    assert pixels(next(event.preview.data for event in seen if event.HasField("preview"))).shape == (16, 16, 3)
 
 
 async def test_the_answer_shows_every_default(studio: Studio, generator: Any) -> None:
@@ -232,7 +232,7 @@ async def test_a_client_that_leaves_does_not_stop_what_shall_be_kept(studio: Stu
         rpc.DownloadGeneratedImageRequest(generation_id=generation_id, index=0)
     )
     assert picture.content.content_type == "image/png"
-    assert pixels(picture.content.data).shape == (64, 64, 3)
+    assert pixels(picture.content.data).shape == (16, 16, 3)
 
 
 async def test_a_retry_gets_the_first_generation_and_draws_nothing_twice(studio: Studio) -> None:

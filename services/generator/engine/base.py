@@ -13,7 +13,8 @@ from services.diffusion.encode import cut_tokens, encode_prompts, some_of
 from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
 from services.diffusion.mixed import Adapter, RowAdapters
-from services.generator.domain import LoadedModel
+from services.diffusion.previews import PreviewMap
+from services.generator.engine.held import Held
 
 WORDS_BYTES = 64 << 20
 """Of conditioning that is kept by prompt."""
@@ -37,18 +38,15 @@ Words = tuple[Conditioning, Conditioning | None, tuple[str, ...]]
 """What is said, what guidance leads away from, and what of both was cut."""
 
 
-class Base:
+class Base(Held):
     """Only the engine's thread calls it, but for `describe`."""
 
     def __init__(self, components: Components, *, model_id: int, name: str) -> None:
+        super().__init__(model_id=model_id, name=name)
         self.components = components
-        self.model_id = model_id
-        self.name = name
-        self.users = 0
-        self.used = time.monotonic()
-        self.held_until = 0.0  # whoever asked for it shall find it
         self.loras: dict[str, Lora] = {}
         self.denoiser_rows = RowAdapters(components.denoiser)
+        self.previews = PreviewMap(components)
         self._word_rows = {part: RowAdapters(components.parts[part]) for part in components.family.text_encoders}
         self._own_bytes = components.memory_bytes
         self._acting: Mapping[str, float] = {}
@@ -59,10 +57,6 @@ class Base:
     @property
     def memory_bytes(self) -> int:
         return self._own_bytes + sum(lora.memory_bytes for lora in self.loras.values())
-
-    @property
-    def is_busy(self) -> bool:
-        return self.users > 0 or self.held_until > time.monotonic()
 
     def put_on(self, name: str, model_id: int, adapter: Adapter | None, path: Path) -> None:
         """A LoRA that was read; None is one for peft. Raises as `load_loras`."""
@@ -127,12 +121,9 @@ class Base:
             self._words_bytes -= self._words.popitem(last=False)[1][1]
         return words
 
-    def describe(self) -> LoadedModel:
-        """From any thread."""
+    def _lora_ids(self) -> tuple[int, ...]:
         with self._lock:
-            ids = tuple(lora.model_id for lora in self.loras.values())
-        idle = int((time.monotonic() - self.used) * 1000)
-        return LoadedModel(self.model_id, self.name, self.memory_bytes, ids, idle, self.users)
+            return tuple(lora.model_id for lora in self.loras.values())
 
     def _rows_of(self, part: str) -> RowAdapters:
         return self._word_rows.get(part, self.denoiser_rows)

@@ -12,12 +12,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from services.common.errors import Cancelled, ResourceExhausted
 from services.diffusion.encode import decode_latents
 from services.diffusion.sample import Sample, step_together
-from services.diffusion.schedulers import display_name, make_scheduler
+from services.diffusion.schedulers import display_name
 from services.generator.borrowing import Borrower
 from services.generator.domain import (
     Drawing,
@@ -31,14 +32,17 @@ from services.generator.domain import (
     Queued,
     Shot,
     Stepped,
-    Syntax,
     Waiting,
 )
-from services.generator.engine.base import Base
+from services.generator.engine.base import Base, Lora
+from services.generator.engine.nets import Net
 from services.generator.engine.pace import Pace
 from services.generator.engine.pool import Pool, lora_names
+from services.generator.engine.recipe import Recipe
 from services.generator.engine.turns import choose
 
+FRAMES_AT_ONCE = 8
+"""Of a clip that are decoded together."""
 IDLE_SECONDS = 1.0
 """How often a thread that waits for files looks by itself."""
 
@@ -63,18 +67,46 @@ class _Running:
     """A picture under way."""
 
     ticket: _Ticket
-    shot: Shot
-    base: Base
+    recipe: Recipe
     sample: Sample
     loras: tuple[str, ...]
-    acting: dict[str, float]  # of peft's LoRAs, on the whole pass
-    lane: Hashable
     number: int
+    behind: int = 0  # passes of its first sample, once that is drawn
+    later: int = 0  # passes of its second, until that is begun
     passed_over: int = 0
 
     @property
+    def shot(self) -> Shot:
+        return self.recipe.shot
+
+    @property
+    def base(self) -> Base:
+        return self.recipe.base
+
+    @cached_property
+    def lane(self) -> Hashable:
+        sample, recipe = self.sample, self.recipe
+        alone = self.number if recipe.settings.deterministic else 0
+        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(sample.said.items()))
+        return (id(recipe.base), tuple(sample.latents.shape), shapes, tuple(sorted(recipe.acting.items())), alone)
+
+    @property
+    def step(self) -> int:
+        return self.behind + self.sample.index
+
+    @property
+    def total(self) -> int:
+        return self.behind + self.sample.total + self.later
+
+    @property
     def remaining(self) -> int:
-        return self.sample.total - self.sample.index
+        return self.total - self.step
+
+    def go_on(self, sample: Sample) -> None:
+        """With the second sample."""
+        self.behind, self.later = self.sample.total, 0
+        self.sample = sample
+        del self.lane
 
     @property
     def rows(self) -> int:
@@ -87,15 +119,17 @@ class _Running:
 
 class Engine:
     """Passes hold at most `max_batch` samples, and `max_active` are under way; the rest wait in fair turns of those who
-    asked. The device is borrowed for as long as there is something to draw."""
+    asked. The device is borrowed for as long as there is something to draw. Pictures of more than `tile_above` pixels
+    are decoded in tiles; 0: none."""
 
-    def __init__(self, pool: Pool, borrower: Borrower, *, max_batch: int, max_active: int) -> None:
+    def __init__(self, pool: Pool, borrower: Borrower, *, max_batch: int, max_active: int, tile_above: int = 0) -> None:
         self._pool = pool
         self._borrower = borrower
         self._borrowing = asyncio.Lock()
         self._waits_for = 0  # jobs that are still at a step
         self._max_batch = max_batch
         self._max_active = max_active
+        self._tile_above = tile_above
         self._loop = asyncio.get_running_loop()
         self._tickets: OrderedDict[str, _Ticket] = OrderedDict()  # on the event loop
 
@@ -191,7 +225,7 @@ class Engine:
     async def _borrow(self, ticket: _Ticket) -> None:
         drawing = ticket.drawing
         settings, shot = drawing.settings, drawing.shots[0]
-        wanted = settings.width * settings.height * min(len(drawing.shots), self._max_batch)
+        wanted = settings.num_pixels * min(len(drawing.shots), self._max_batch)
         short = await asyncio.to_thread(self._pool.shortage, shot.plan, shot.folders, pixels=wanted)
 
         def waiting(num_jobs: int) -> None:
@@ -318,61 +352,28 @@ class Engine:
                 ticket.told_loading.add(model_id)
                 self._post(ticket, Loading(model_id))
 
-        base = self._pool.ready(shot.plan, shot.folders, on_load=loading, wake=self._wake)
-        if base is None:
+        ready = self._pool.ready(shot.plan, shot.folders, on_load=loading, wake=self._wake)
+        if ready is None:
             return None
-        names = tuple(lora_names(shot.plan))
+        base, names = ready.base, tuple(lora_names(shot.plan))
         weights = {name: each.weight for name, each in zip(names, shot.plan.loras, strict=True) if each.weight}
-        sample, acting = self._sample(ticket, shot, base, weights)
+        recipe = Recipe(ticket.drawing, shot, base, ready.nets, *base.split(weights))
+        sample = recipe.first()
+        ticket.warnings += [warning for warning in recipe.warnings if warning not in ticket.warnings]
         ticket.shots.popleft()
         if not ticket.begun:
             ticket.begun = True
             self._loop.call_soon_threadsafe(self._begin, ticket)
-        base.users += 1
-        for name in names:
-            base.loras[name].users += 1
         self._number += 1
-        alone = self._number if ticket.drawing.settings.deterministic else 0
-        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(sample.said.items()))
-        lane = (id(base), tuple(sample.latents.shape), shapes, tuple(sorted(acting.items())), alone)
-        return _Running(ticket, shot, base, sample, names, acting, lane, self._number)
+        running = _Running(ticket, recipe, sample, names, self._number, later=recipe.later_passes)
+        for each in self._held_by(running):
+            each.users += 1
+        return running
 
-    def _sample(
-        self, ticket: _Ticket, shot: Shot, base: Base, weights: dict[str, float]
-    ) -> tuple[Sample, dict[str, float]]:
-        settings = ticket.drawing.settings
-        guided = settings.guidance_scale > 1
-        weighted = settings.prompt_syntax is Syntax.WEIGHTED
-        negative = shot.negative_prompt if guided else None
-        said, unsaid, warnings = base.words(shot.prompt, negative, weights, weighted=weighted)
-        ticket.warnings += [warning for warning in warnings if warning not in ticket.warnings]
-        by_rows, acting = base.split(weights)
-        sample = Sample(
-            base.components,
-            make_scheduler(base.components, settings.scheduler, steps=settings.steps),
-            said=said,
-            unsaid=unsaid,
-            seed=shot.seed,
-            width=settings.width,
-            height=settings.height,
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            guidance_rescale=settings.guidance_rescale,
-            adapters=by_rows,
-            **self._beginning(ticket.drawing),
-        )
-        return sample, acting
-
-    def _beginning(self, drawing: Drawing) -> dict[str, Any]:
-        """What a sample begins with, beside noise."""
-        import torch
-
-        asked, shown = drawing.settings.image_to_image, drawing.shown
-        if asked is None or shown.image is None:
-            return {}
-        picture = torch.from_numpy(shown.image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        mask = None if shown.mask is None else torch.from_numpy(shown.mask.copy())[None, None].float() / 255
-        return {"picture": picture, "strength": asked.strength, "mask": mask}
+    def _held_by(self, running: _Running) -> "list[Base | Lora | Net]":
+        """What stays in memory for it."""
+        base = running.base
+        return [base, *(base.loras[name] for name in running.loras), *running.recipe.nets]
 
     def _pass(self) -> None:
         """One pass of the denoiser, and what comes of it."""
@@ -389,7 +390,10 @@ class Engine:
         self._finish([each for each in stepped if each.sample.is_done])
 
     def _limit(self, lane: Hashable) -> int:
-        return self._limits.get(lane, self._max_batch)
+        """Samples of a pass; a clip takes as much memory as its frames."""
+        limit = self._limits.get(lane, self._max_batch)
+        frames = lane[1][1] if isinstance(lane, tuple) and len(lane[1]) == 5 else 1
+        return max(1, limit // frames)
 
     def _seconds(self, lane: Hashable, rows: int) -> float:
         return self._pace(lane).seconds(rows)
@@ -408,7 +412,7 @@ class Engine:
         before = [each.sample.index for each in chosen]
         began = time.perf_counter()
         try:
-            base.act(chosen[0].acting)
+            base.act(chosen[0].recipe.acting)
             step_together([each.sample for each in chosen], base.denoiser_rows)
             self._synchronise(base)
         except torch.OutOfMemoryError:
@@ -416,8 +420,8 @@ class Engine:
             if len(chosen) > 1:
                 self._limits[lane] = len(chosen) // 2
                 return []
-            settings = chosen[0].ticket.drawing.settings
-            message = f"the device has no memory for {settings.width}x{settings.height} pictures"
+            sample = chosen[0].sample
+            message = f"the device has no memory for {sample.width}x{sample.height} pictures"
             self._end(chosen[0].ticket, ResourceExhausted(message, reason="OUT_OF_MEMORY"))
             return []
         except Exception as error:
@@ -450,7 +454,7 @@ class Engine:
                 last is not None
                 and last[0] is ticket
                 and isinstance(last[1], Stepped)
-                and last[1].step == each.sample.index
+                and last[1].step == each.step
                 and last[1].first_index + last[1].count == index
             ):
                 told = last[1]
@@ -458,46 +462,71 @@ class Engine:
                 events[-1] = (ticket, one_more)
                 continue
             millis = int((time.perf_counter() - ticket.started) * 1000)
-            events.append((ticket, Stepped(each.sample.index, each.sample.total, index, 1, millis)))
+            events.append((ticket, Stepped(each.step, each.total, index, 1, millis)))
         return events
 
     def _previews_of(self, stepped: Sequence[_Running]) -> "list[tuple[_Ticket, Progress]]":
         events: list[tuple[_Ticket, Progress]] = []
         for each in stepped:
-            interval, step = each.ticket.drawing.preview_interval, each.sample.index
-            if interval and step % interval == 0 and not each.sample.is_done:
-                pixels = decode_latents(each.base.components, each.sample.original()).numpy()[0]
-                events.append((each.ticket, Previewed(each.shot.index, step, pixels)))
+            interval, step = each.ticket.drawing.preview_interval, each.step
+            if interval and step % interval == 0 and step < each.total:
+                pixels = each.base.previews(each.sample.original()).numpy()[0]
+                still = pixels[len(pixels) // 2] if pixels.ndim == 4 else pixels  # the frame in a clip's middle
+                events.append((each.ticket, Previewed(each.shot.index, step, still)))
         return events
 
     def _finish(self, done: Sequence[_Running]) -> None:
-        """Decodes pictures together, and tells them."""
+        """Decodes pictures together, and tells them; those with a second pass go on with it."""
+        going = [each for each in done if not each.ticket.over]
+        shapes: dict[object, list[_Running]] = {}
+        for each in going:
+            shapes.setdefault((id(each.base), each.sample.latents.shape), []).append(each)
+        for alike in shapes.values():
+            most = self._limit(alike[0].lane)
+            for place in range(0, len(alike), most):
+                self._finish_alike(alike[place : place + most])
+
+    def _finish_alike(self, some: Sequence[_Running]) -> None:
         import torch
 
-        going = [each for each in done if not each.ticket.over]
-        for place in range(0, len(going), self._max_batch):
-            some = going[place : place + self._max_batch]
-            try:
-                pictures = self._decode(some)
-            except torch.OutOfMemoryError:
-                self._pool.clear()
+        try:
+            pictures = self._decode(some)
+        except torch.OutOfMemoryError:
+            self._pool.clear()
+            if len(some) > 1:
                 for each in some:
-                    message = "the device has no memory to decode a picture of this size"
-                    self._end(each.ticket, ResourceExhausted(message, reason="OUT_OF_MEMORY"))
+                    self._finish_alike([each])
+                return
+            message = "the device has no memory to decode a picture of this size"
+            self._end(some[0].ticket, ResourceExhausted(message, reason="OUT_OF_MEMORY"))
+            return
+        except Exception as error:
+            for each in some:
+                self._end(each.ticket, error)
+            return
+        for each, pixels in zip(some, pictures, strict=True):
+            if each.ticket.over:
                 continue
-            except Exception as error:
-                for each in some:
-                    self._end(each.ticket, error)
-                continue
-            for each, pixels in zip(some, pictures, strict=True):
+            if each.later:
+                self._go_on(each, pixels)
+            else:
                 self._tell_picture(each, pixels)
 
     def _decode(self, some: Sequence[_Running]) -> "list[Any]":
         import torch
 
-        components = some[0].base.components
+        base = some[0].base
         latents = torch.cat([each.sample.latents for each in some])
-        return list(decode_latents(components, latents).numpy())
+        decoded = decode_latents(base.components, latents, tile_above=self._tile_above, frames_at_once=FRAMES_AT_ONCE)
+        if any(each.ticket.drawing.preview_interval for each in some):
+            base.previews.learn(latents, decoded)
+        return list(decoded.numpy())
+
+    def _go_on(self, running: _Running, pixels: Any) -> None:
+        try:
+            running.go_on(running.recipe.second(pixels))
+        except Exception as error:
+            self._end(running.ticket, error)
 
     def _tell_picture(self, done: _Running, pixels: Any) -> None:
         self._release(done)
@@ -525,10 +554,9 @@ class Engine:
 
     def _release(self, running: _Running) -> None:
         self._running.remove(running)
-        running.base.users -= 1
-        running.base.used = time.monotonic()
-        for name in running.loras:
-            running.base.loras[name].users -= 1
+        for each in self._held_by(running):
+            each.users -= 1
+            each.used = time.monotonic()
 
     def _post(self, ticket: _Ticket, progress: Progress) -> None:
         self._post_all([(ticket, progress)])

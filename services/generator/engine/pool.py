@@ -1,4 +1,5 @@
-"""The models in memory: bases kept and reused, LoRAs put on the base that they share, read while others draw.
+"""The models in memory: bases and ControlNets kept and reused, LoRAs put on the base that they share, read while others
+draw.
 
 Only the engine's thread calls it, but for `loaded` and `shortage`. Files are read by threads of the pool's own.
 """
@@ -7,14 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.common.errors import FailedPrecondition, ResourceExhausted
+from services.diffusion.control import load_control
 from services.diffusion.load import Components, load_components
 from services.diffusion.mixed import read_adapter
-from services.generator.domain import Folders, LoadedModel, Plan
+from services.generator.domain import Folders, LoadedModel, Plan, Source
 from services.generator.engine.base import MAKING, Base
+from services.generator.engine.held import Held
+from services.generator.engine.nets import Net
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +35,17 @@ HELD_SECONDS = 30.0
 Key = tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Ready:
+    """What a plan is drawn with."""
+
+    base: Base
+    nets: tuple[Net, ...]  # in the plan's order
+
+
 class Pool:
-    """Bases and LoRAs within `memory_bytes`: what was unused for longest leaves first, and what is in use never."""
+    """Bases, LoRAs and ControlNets within `memory_bytes`: what was unused for longest leaves first, what is in use
+    never."""
 
     def __init__(self, *, device: str, dtype: "torch.dtype", memory_bytes: int, max_loras: int) -> None:
         self._device = device
@@ -38,16 +53,17 @@ class Pool:
         self._memory_bytes = memory_bytes
         self._max_loras = max_loras
         self._bases: dict[Key, Base] = {}
+        self._nets: dict[str, Net] = {}  # by digest
         self._reading: dict[tuple[Key, str], Future[Any]] = {}
-        self._expected: dict[Key, int] = {}  # bytes of bases that are being read
+        self._expected: dict[Key, int] = {}  # bytes of bases and ControlNets that are being read
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._lock = threading.Lock()
 
     def ready(
         self, plan: Plan, folders: Folders, *, on_load: Callable[[int], None], wake: Callable[[], None]
-    ) -> Base | None:
-        """The plan's base with its LoRAs on it; None while something is read, whose end another thread tells `wake`.
-        `on_load` is told a model's id when it is about to be read from disk.
+    ) -> Ready | None:
+        """The plan's base with its LoRAs on it, and its ControlNets; None while something is read, whose end another
+        thread tells `wake`. `on_load` is told a model's id when it is about to be read from disk.
 
         Raises WeightsUnavailable, FailedPrecondition (a LoRA that does not fit), ResourceExhausted (too big for the
         memory there is).
@@ -58,24 +74,37 @@ class Pool:
             return None
         names = lora_names(plan)
         base.used = time.monotonic()
-        whole = True
+        nets = [
+            self._net(source, folder, plan.family, on_load, wake)
+            for source, folder in zip(plan.controls, folders.controls, strict=True)
+        ]
+        whole = all(net is not None for net in nets)
         for name, lora, path in zip(names, plan.loras, folders.loras, strict=True):
             if name not in base.loras:
-                base.held_until = time.monotonic() + HELD_SECONDS
                 whole = self._lora(key, base, name, lora.source.model_id, path, on_load, wake) and whole
         if not whole:
+            self._check_budget(_bytes_of(folders), plan.base)
+            # What is here already shall be when the rest is; but two that lack room must not keep each other waiting.
+            reads = any((key, name) in self._reading for name in names)
+            reads = reads or any(((source.digest,), "net") in self._reading for source in plan.controls)
+            base.held_until = time.monotonic() + HELD_SECONDS if reads else 0.0
             return None
+        there = tuple(net for net in nets if net is not None)
         for name in names:
             base.loras[name].used = time.monotonic()
-        base.held_until = 0.0
+        for net in there:
+            net.used = time.monotonic()
+        everything: tuple[Held, ...] = (base, *there)
+        for held in everything:
+            held.held_until = 0.0
         self._thin_out(base, keep=names)
-        return base
+        return Ready(base, there)
 
     def loaded(self) -> list[LoadedModel]:
         """What is in memory, latest used first. From any thread."""
         with self._lock:
-            bases = list(self._bases.values())
-        return [base.describe() for base in sorted(bases, key=lambda each: -each.used)]
+            held: list[Held] = [*self._bases.values(), *self._nets.values()]
+        return [each.describe() for each in sorted(held, key=lambda each: -each.used)]
 
     def shortage(self, plan: Plan, folders: Folders, *, pixels: int) -> int:
         """By how many bytes a GPU's free memory falls short of loading the plan's base and drawing `pixels` at once, as
@@ -95,6 +124,7 @@ class Pool:
         """Lets go of everything that is not in use: what a device that is out of memory wants first."""
         with self._lock:
             self._bases = {key: base for key, base in self._bases.items() if base.is_busy}
+            self._nets = {key: net for key, net in self._nets.items() if net.is_busy}
         release_memory(self._device)
 
     def close(self) -> None:
@@ -106,7 +136,7 @@ class Pool:
         read = self._reading.get((key, ""))
         if read is None:
             wanted = _bytes_on_disk(folders.pipeline)
-            self._check_budget(wanted, plan)
+            self._check_budget(wanted, plan.base)
             if not self._make_room(wanted):
                 return None  # what is in use will be done some time
             on_load(plan.base.model_id)
@@ -126,7 +156,8 @@ class Pool:
     def _read_base(self, plan: Plan, folders: Folders) -> Components:
         with MAKING:
             components = load_components(folders.pipeline, family=plan.family, device=self._device, dtype=self._dtype)
-        _order_channels_last(components)
+        for model in (components.denoiser, components.vae):
+            _order_channels_last(model)
         return components
 
     def _lora(
@@ -154,10 +185,43 @@ class Pool:
         base.put_on(name, model_id, read.result(), path)
         return True
 
-    def _check_budget(self, wanted: int, plan: Plan) -> None:
+    def _net(
+        self, source: Source, folder: Path, family: str, on_load: Callable[[int], None], wake: Callable[[], None]
+    ) -> Net | None:
+        net = self._nets.get(source.digest)
+        if net is not None:
+            return net
+        key = (source.digest,)
+        read = self._reading.get((key, "net"))
+        if read is None:
+            wanted = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            self._check_budget(wanted, source)
+            if not self._make_room(wanted):
+                return None
+            on_load(source.model_id)
+            self._expected[key] = wanted
+            read = self._readers.submit(self._read_net, folder, family)
+            self._reading[(key, "net")] = read
+            read.add_done_callback(lambda _: wake())
+        if not read.done():
+            return None
+        del self._reading[(key, "net")], self._expected[key]
+        net = Net(read.result(), model_id=source.model_id, name=source.name)
+        net.held_until = time.monotonic() + HELD_SECONDS
+        with self._lock:
+            self._nets[source.digest] = net
+        return net
+
+    def _read_net(self, folder: Path, family: str) -> Any:
+        with MAKING:
+            model = load_control(folder, family=family, device=self._device, dtype=self._dtype)
+        _order_channels_last(model)
+        return model
+
+    def _check_budget(self, wanted: int, source: Source) -> None:
         if wanted > self._memory_bytes:
             message = (
-                f"model {plan.base.model_id} '{plan.base.name}' takes {wanted >> 20} MiB,"
+                f"model {source.model_id} '{source.name}' takes {wanted >> 20} MiB,"
                 f" and loaded models may take {self._memory_bytes >> 20} MiB"
             )
             raise ResourceExhausted(message, reason="OUT_OF_MEMORY")
@@ -166,23 +230,31 @@ class Pool:
         """Lets the longest unused leave until `wanted` bytes are free; False when what is in use leaves too little."""
         left = False
         while self._taken() + wanted > self._memory_bytes:
-            idle = [(base.used, key, "") for key, base in self._bases.items() if not base.is_busy]
-            for key, base in self._bases.items():
-                idle += [(lora.used, key, name) for name, lora in base.loras.items() if not lora.users]
-            if not idle:
+            if not self._drop_longest_unused():
                 break
-            _, key, name = min(idle)
-            with self._lock:
-                base = self._bases[key] if name else self._bases.pop(key)
-            if name:
-                base.take_off(name)
             left = True
         if left:
             release_memory(self._device)
         return self._taken() + wanted <= self._memory_bytes
 
+    def _drop_longest_unused(self) -> bool:
+        """False where everything is in use."""
+        idle: list[tuple[float, Callable[[], object]]] = [
+            *((base.used, partial(self._bases.pop, key)) for key, base in self._bases.items() if not base.is_busy),
+            *((net.used, partial(self._nets.pop, key)) for key, net in self._nets.items() if not net.is_busy),
+        ]
+        for base in self._bases.values():
+            idle += [(lora.used, partial(base.take_off, name)) for name, lora in base.loras.items() if not lora.users]
+        if not idle:
+            return False
+        _, drop = min(idle, key=lambda each: each[0])
+        with self._lock:
+            drop()
+        return True
+
     def _taken(self) -> int:
-        return sum(base.memory_bytes for base in self._bases.values()) + sum(self._expected.values())
+        held: tuple[Held, ...] = (*self._bases.values(), *self._nets.values())
+        return sum(each.memory_bytes for each in held) + sum(self._expected.values())
 
     def _thin_out(self, base: Base, *, keep: list[str]) -> None:
         idle = sorted((lora.used, name) for name, lora in base.loras.items() if not lora.users and name not in keep)
@@ -190,8 +262,14 @@ class Pool:
             base.take_off(name)
 
     def unload(self, model_id: int) -> None:
-        """Takes a base or a LoRA out of memory; one that is not there is no error. Raises FailedPrecondition while it
-        draws."""
+        """Takes a base, a LoRA or a ControlNet out of memory; one that is not there is no error. Raises
+        FailedPrecondition while it draws."""
+        for digest, net in list(self._nets.items()):
+            if net.model_id == model_id:
+                if net.is_busy:
+                    raise FailedPrecondition(f"model {model_id} is drawing just now", reason="MODEL_BUSY")
+                with self._lock:
+                    del self._nets[digest]
         for key, base in list(self._bases.items()):
             names = [name for name, lora in base.loras.items() if lora.model_id == model_id]
             busy = base.is_busy if base.model_id == model_id else any(base.loras[name].users for name in names)
@@ -235,15 +313,24 @@ def _key(plan: Plan) -> Key:
     return tuple(source.digest for source in plan.pipeline)
 
 
-def _order_channels_last(components: Components) -> None:
+def _order_channels_last(model: Any) -> None:
     """The convolutions' favourite order of axes. Always the same one, so that equal requests give equal bytes.
 
     On two CPU cores one picture of the starter model took 0.89 of the time, four together and a larger model the same.
     """
     import torch
 
-    for module in (components.denoiser, components.vae):
-        module.to(memory_format=torch.channels_last)
+    # Those along clips' third axis have another.
+    layers: list[Any] = [each for each in model.modules() if isinstance(each, torch.nn.Conv2d)]
+    for layer in layers:
+        layer.to(memory_format=torch.channels_last)
+
+
+def _bytes_of(folders: Folders) -> int:
+    """Of a whole plan."""
+    loras = sum(path.stat().st_size for path in folders.loras if path.is_file())
+    nets = sum(file.stat().st_size for folder in folders.controls for file in folder.glob("*.safetensors"))
+    return _bytes_on_disk(folders.pipeline) + loras + nets
 
 
 def _bytes_on_disk(folders: tuple[Path, ...]) -> int:

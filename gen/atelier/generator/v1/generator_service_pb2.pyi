@@ -315,7 +315,9 @@ class GenerationPreview(_message.Message):
     index: _builtins.int
     step: _builtins.int
     data: _builtins.bytes
-    """PNG of what the picture looks like at this step."""
+    """PNG of about what the picture looks like at this step, small: a pixel for each of its latents, an eighth a side with
+    most models. Of a clip, the frame in its middle.
+    """
     def __init__(
         self,
         *,
