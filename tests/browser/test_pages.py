@@ -29,6 +29,7 @@ def pages(dataset: int, trained: tuple[str, int]) -> dict[str, str]:
         "job": f"/training/{job}",
         "text-to-image": "/text-to-image",
         "compare": "/text-to-image/compare",
+        "grid": "/text-to-image/grid",
         "models": "/models",
         "model": f"/models/{model}",
         "missing": "/models/0815/nothing",

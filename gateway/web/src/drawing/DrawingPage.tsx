@@ -17,7 +17,7 @@ import { MoreFields } from "./MoreFields";
 import { requestOf } from "./request";
 import { Running } from "./Running";
 import { rememberDraft, rememberedDraft } from "./session";
-import { type Choices, useChoices } from "./useChoices";
+import { type Choices, firstModel, useChoices } from "./useChoices";
 import { useForm } from "./useForm";
 
 type Tab = "draw" | "grid" | "compare";
@@ -54,13 +54,6 @@ export default function DrawingPage({ tab }: { tab: Tab }) {
       </Tabs>
     </Page>
   );
-}
-
-/** The model that the address names, else the one of before, else one whose weights are here. */
-function firstModel(choices: Choices, wanted: number, before: number | undefined): number {
-  const able = [...choices.trained, ...choices.bases];
-  const known = [wanted, before].find((id) => able.some((model) => model.id === id));
-  return known ?? (able.find((model) => model.weights.case === "stored") ?? able[0])?.id ?? 0;
 }
 
 function Draw({ choices }: { choices: Choices }) {

@@ -13,7 +13,7 @@ import { MoreFields } from "./MoreFields";
 import { anySeed, gridRequestOf } from "./request";
 import { Running } from "./Running";
 import { rememberDraft, rememberedDraft } from "./session";
-import type { Choices } from "./useChoices";
+import { type Choices, firstModel } from "./useChoices";
 import { useForm } from "./useForm";
 
 /** Every combination of prompts, models, LoRA weights and seeds on one sheet. */
@@ -24,7 +24,7 @@ export function Grid({ choices }: { choices: Choices }) {
   const { draft, setDraft, drawing, state, form, fields, refused, rest, start } = useForm(choices, "grid", () => {
     const before = rememberedDraft() ?? emptyDraft(choices.able?.defaults);
     if (pageOf(before) !== "/text-to-image") return before;
-    const modelIds = before.modelId ? [before.modelId] : [];
+    const modelIds = [firstModel(choices, 0, before.modelId)];
     return { ...before, grid: { ...before.grid, prompts: before.prompt, modelIds } }; // it begins where the other page is
   });
   const { grid } = draft;

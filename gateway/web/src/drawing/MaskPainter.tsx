@@ -78,6 +78,9 @@ export default function MaskPainter({ picture, mask, onDone, onClose }: MaskPain
   };
 
   useEffect(() => {
+    if (full) canvas.current?.focus({ preventScroll: true }); // it is there once the picture is
+  }, [full]);
+  useEffect(() => {
     if (full && mask && isHeld(mask) && canvas.current) void restore(canvas.current, urlOf(mask));
   }, [full, mask]);
 
@@ -107,7 +110,6 @@ export default function MaskPainter({ picture, mask, onDone, onClose }: MaskPain
               role="application"
               aria-label={t.canvas}
               aria-describedby={hint}
-              data-autofocus
               onKeyDown={press}
               onPointerDown={(event) => {
                 if (event.button !== 0) return;

@@ -38,3 +38,10 @@ export function useChoices() {
 }
 
 export type Choices = ReturnType<typeof useChoices>;
+
+/** The model that the address names, else the one of before, else one whose weights are here. */
+export function firstModel(choices: Choices, wanted: number, before: number | undefined): number {
+  const able = [...choices.trained, ...choices.bases];
+  const known = [wanted, before].find((id) => able.some((model) => model.id === id));
+  return known ?? (able.find((model) => model.weights.case === "stored") ?? able[0])?.id ?? 0;
+}
