@@ -408,6 +408,7 @@ def test_a_clip_is_drawn_from_its_first_picture_and_played(visit: Any, client: A
     page.get_by_label("Steps", exact=True).fill("3")
     expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
     expect(page.get_by_role("button", name="Generate", exact=True)).to_be_disabled()
+    expect(page.get_by_label("Guidance", exact=True)).to_have_value("")  # clips have a default of their own
     page.get_by_role("group", name="First picture").locator("input[type=file]").set_input_files(sky)
     page.get_by_label("Frames", exact=True).fill("4")
     page.get_by_label("Frames a second").fill("5")
@@ -417,6 +418,7 @@ def test_a_clip_is_drawn_from_its_first_picture_and_played(visit: Any, client: A
     film = newest(client)
     assert film.status == GENERATION_STATUS_COMPLETED
     assert (film.settings.format, film.images[0].num_frames) == (PICTURE_FORMAT_MP4, 4)
+    assert film.settings.guidance_scale == 3
     until(page, "document.querySelector('[data-testid=drawing] video')?.videoWidth > 0")
     visitor.shot("clip-drawn")
     unfold(page, "File and exactness")

@@ -17,7 +17,7 @@ import { MoreFields } from "./MoreFields";
 import { requestOf } from "./request";
 import { Running } from "./Running";
 import { rememberDraft, rememberedDraft } from "./session";
-import { type Choices, firstModel, useChoices } from "./useChoices";
+import { type Choices, firstModel, useChoices, withModel } from "./useChoices";
 import { useForm } from "./useForm";
 
 type Tab = "draw" | "grid" | "compare";
@@ -64,7 +64,7 @@ function Draw({ choices }: { choices: Choices }) {
   const { draft, setDraft, drawing, state, form, fields, refused, rest, start } = useForm(choices, "draw", () => {
     const before = rememberedDraft() ?? emptyDraft(choices.able?.defaults);
     const modelId = firstModel(choices, wanted, before.modelId);
-    return { ...before, modelId, ...(modelId === before.modelId ? {} : { loras: [], controls: [] }) };
+    return modelId === before.modelId ? before : { ...before, ...withModel(before, modelId, choices) };
   });
   const kind = choices.kind(draft.modelId);
   const submit = (event: FormEvent) => {

@@ -1,11 +1,11 @@
 import { ActionIcon, NumberInput, Select, SimpleGrid, Stack, Text, Textarea } from "@mantine/core";
 import { IconArrowsShuffle, IconX } from "@tabler/icons-react";
-import { PictureFormat, Scheduler } from "../gen/atelier/generator/v1/generation_pb";
+import { Scheduler } from "../gen/atelier/generator/v1/generation_pb";
 import { useSpeech } from "../i18n";
-import { fittingControls, fittingLoras, isLora } from "./choices";
+import { fittingLoras, isLora } from "./choices";
 import type { Amount, Draft } from "./draft";
 import classes from "./Drawing.module.css";
-import type { Choices } from "./useChoices";
+import { type Choices, withModel } from "./useChoices";
 
 export interface FieldsProps {
   draft: Draft;
@@ -27,19 +27,6 @@ export function useAmounts({ draft, set, problem }: FieldsProps) {
     error: problem(name),
     min: 0,
   });
-}
-
-/** What changes with the model: LoRAs and ControlNets are of one base, and clips have a guidance and formats of their own. */
-function withModel(draft: Draft, modelId: number, choices: Choices): Partial<Draft> {
-  const { clips } = choices.kind(modelId);
-  const controls = fittingControls(choices.model(modelId), choices.models, choices.able?.controlFamilies ?? []);
-  const changes: Partial<Draft> = {
-    modelId,
-    loras: [],
-    controls: draft.controls.filter((control) => controls.some(({ id }) => id === control.modelId)),
-  };
-  if (clips === choices.kind(draft.modelId).clips) return changes;
-  return { ...changes, guidance: clips ? "" : (choices.able?.defaults?.guidanceScale ?? ""), format: PictureFormat.UNSPECIFIED };
 }
 
 /** Base and trained models in one dropdown, found by name. */

@@ -14,6 +14,7 @@ import classes from "./Drawing.module.css";
 import { EVERYTHING, type Filter, Filters, isEverything } from "./Filters";
 import { isUnfinished, PastModal } from "./PastModal";
 import { Shown } from "./Shown";
+import { wordsOf } from "./told";
 
 interface HistoryProps {
   title: string;
@@ -107,7 +108,7 @@ function Past({ generation, onOpen }: { generation: Generation; onOpen: () => vo
   // A grid is known by its sheet.
   const first = generation.images.find((image) => image.isSheet) ?? generation.images[0];
   const pictures = generation.images.filter((image) => !image.isSheet).length;
-  const prompt = generation.settings?.prompt ?? "";
+  const prompt = wordsOf(generation.settings);
   return (
     <button
       type="button"

@@ -14,6 +14,7 @@ import { inputsOf, type Picture, pictureOf } from "./inputs";
 import { Thumbnail } from "./PictureField";
 import { PictureButtons, SettingsList } from "./Pictures";
 import { Shown } from "./Shown";
+import { wordsOf } from "./told";
 
 const { deleteGeneration, cancelGeneration, getGeneration, updateGeneration } = GeneratorService.method;
 
@@ -41,7 +42,7 @@ export function PastModal({ id, known, ...props }: PastModalProps) {
       opened
       onClose={props.onClose}
       size="xl"
-      title={generation?.settings?.prompt || generation?.modelName || words.drawing.history}
+      title={wordsOf(generation?.settings) || generation?.modelName || words.drawing.history}
       closeButtonProps={{ "aria-label": words.common.close }}
     >
       {generation ? (

@@ -1,5 +1,5 @@
-import { Badge, Button, Group, Stack, Text, Title } from "@mantine/core";
-import { IconDownload } from "@tabler/icons-react";
+import { ActionIcon, Badge, Button, Group, Stack, Text, Title } from "@mantine/core";
+import { IconDice5, IconDownload, IconPhotoEdit } from "@tabler/icons-react";
 import { pictureUrl } from "../api/urls";
 import type { GeneratedImage, Generation } from "../gen/atelier/generator/v1/generation_pb";
 import { useSpeech } from "../i18n";
@@ -25,10 +25,32 @@ function again(generation: Generation, image: GeneratedImage): Draft | null {
   return { ...whole, modelId: image.modelId, prompt: image.prompt, negative: image.negativePrompt, loraWeight: image.loraWeight ?? 1, count: 1, grid: NO_GRID };
 }
 
-/** What can be done with one finished picture. */
+/** What can be done with one finished picture, and what it is of. */
 export function PictureButtons({ generation, image, onUse }: PictureButtonsProps) {
-  const { words } = useSpeech();
+  const { words, format } = useSpeech();
+  const { labels } = useChoices();
+  const { settings } = generation;
+  const dense = settings?.grid !== undefined && !image.isSheet; // there may be hundreds
   const name = image.isSheet ? "grid" : image.seed.toString();
+  const file = {
+    href: pictureUrl(generation.id, image.index),
+    download: `atelier-${generation.id.slice(0, 8)}-${name}.${ENDINGS[image.contentType] ?? "png"}`,
+  };
+  const use = (change: (draft: Draft) => Draft) => {
+    const draft = again(generation, image);
+    if (draft) onUse?.(change(draft));
+  };
+  // A picture of its own from here on: another seed, and nothing of what the first began with.
+  const begin = { from: "gallery", generationId: generation.id, index: image.index } as const;
+  const start = (draft: Draft): Draft => ({ ...draft, seed: "", width: "", height: "", begin, mask: null, enlarges: false, controls: [] });
+  const actions = [
+    { label: words.drawing.sameSeed, Icon: IconDice5, shown: true, run: () => use((draft) => draft) },
+    { label: words.drawing.useAsStart, Icon: IconPhotoEdit, shown: image.numFrames === 0, run: () => use(start) },
+  ].filter(({ shown }) => shown && onUse && !image.isSheet);
+  const column = [
+    (settings?.grid?.modelIds.length ?? 0) > 1 && (labels.get(image.modelId) ?? String(image.modelId)),
+    (settings?.grid?.loraWeights.length ?? 0) > 1 && image.loraWeight !== undefined && format.decimal(image.loraWeight),
+  ].filter(Boolean);
   return (
     <Stack gap={4} mt={6}>
       {!image.isSheet && (
@@ -37,9 +59,14 @@ export function PictureButtons({ generation, image, onUse }: PictureButtonsProps
           {image.numFrames > 0 && ` · ${words.clip.framesOf(image.numFrames)}`}
         </Text>
       )}
-      {image.prompt !== "" && image.prompt !== generation.settings?.prompt && !image.isSheet && (
-        <Text size="xs" lineClamp={3} title={image.prompt}>
+      {image.prompt !== "" && !image.isSheet && (dense || image.prompt !== settings?.prompt) && (
+        <Text size="xs" lineClamp={dense ? 2 : 3} title={image.prompt}>
           {image.prompt}
+        </Text>
+      )}
+      {column.length > 0 && !image.isSheet && (
+        <Text size="xs" truncate>
+          {column.join(" · ")}
         </Text>
       )}
       {image.safety?.isFlagged && (
@@ -47,44 +74,29 @@ export function PictureButtons({ generation, image, onUse }: PictureButtonsProps
           {words.drawing.flagged}
         </Badge>
       )}
-      <Group gap={6} justify={image.isSheet ? "center" : undefined}>
-        <Button
-          component="a"
-          href={pictureUrl(generation.id, image.index)}
-          download={`atelier-${generation.id.slice(0, 8)}-${name}.${ENDINGS[image.contentType] ?? "png"}`}
-          size="compact-sm"
-          variant="default"
-          leftSection={<IconDownload size={14} aria-hidden />}
-        >
-          {image.isSheet ? words.grid.download : words.drawing.download}
-        </Button>
-        {onUse && !image.isSheet && (
-          <Button
-            size="compact-sm"
-            variant="default"
-            onClick={() => {
-              const draft = again(generation, image);
-              if (draft) onUse(draft);
-            }}
-          >
-            {words.drawing.sameSeed}
+      {dense ? (
+        <Group gap={4}>
+          <ActionIcon component="a" variant="default" aria-label={words.drawing.download} title={words.drawing.download} {...file}>
+            <IconDownload size={16} aria-hidden />
+          </ActionIcon>
+          {actions.map(({ label, Icon, run }) => (
+            <ActionIcon key={label} variant="default" aria-label={label} title={label} onClick={run}>
+              <Icon size={16} aria-hidden />
+            </ActionIcon>
+          ))}
+        </Group>
+      ) : (
+        <Group gap={6} justify={image.isSheet ? "center" : undefined}>
+          <Button component="a" size="compact-sm" variant="default" leftSection={<IconDownload size={14} aria-hidden />} {...file}>
+            {image.isSheet ? words.grid.download : words.drawing.download}
           </Button>
-        )}
-        {onUse && !image.isSheet && image.numFrames === 0 && (
-          <Button
-            size="compact-sm"
-            variant="default"
-            onClick={() => {
-              const draft = again(generation, image);
-              // A picture of its own from here on: another seed, and nothing of what the first began with.
-              const begin = { from: "gallery", generationId: generation.id, index: image.index } as const;
-              if (draft) onUse({ ...draft, seed: "", width: "", height: "", begin, mask: null, enlarges: false, controls: [] });
-            }}
-          >
-            {words.drawing.useAsStart}
-          </Button>
-        )}
-      </Group>
+          {actions.map(({ label, run }) => (
+            <Button key={label} size="compact-sm" variant="default" onClick={run}>
+              {label}
+            </Button>
+          ))}
+        </Group>
+      )}
     </Stack>
   );
 }

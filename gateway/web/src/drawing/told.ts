@@ -11,6 +11,11 @@ interface Telling {
   scheduler: string;
 }
 
+/** The words that something was drawn from: of a grid, all of them. */
+export function wordsOf(settings: GenerationSettings | undefined): string {
+  return settings?.grid?.prompts.length ? settings.grid.prompts.join(" · ") : (settings?.prompt ?? "");
+}
+
 /** How something was drawn, as names and values: every setting that the server filled in and that means something. */
 export function rowsOf(
   { modelName, createdAt, principal }: Generation,
@@ -22,7 +27,7 @@ export function rowsOf(
   const number = (value: number | undefined) => (value === undefined ? "" : format.decimal(value));
   const rows: [string, string][] = [
     [t.model, grid?.modelIds.length ? grid.modelIds.map(label).join(", ") : modelName],
-    [t.prompt, grid?.prompts.length ? grid.prompts.join(" · ") : settings.prompt],
+    [t.prompt, wordsOf(settings)],
     [t.negative, settings.negativePrompt],
     [t.size, `${settings.width} × ${settings.height}`],
     [t.steps, String(settings.steps ?? "")],
