@@ -22,7 +22,7 @@ from playwright.sync_api import expect
 
 from services.common.blobs import BlobStore
 from tests.browser.conftest import settle, until
-from tests.tiny import make_tiny_control, make_tiny_pipeline
+from tests.tiny import make_tiny_control, make_tiny_lora, make_tiny_pipeline
 from tests.tiny_families import make_tiny_svd
 
 pytestmark = pytest.mark.slow  # minutes on two cores
@@ -80,6 +80,13 @@ def edges(stack: Stack, client: Atelier, tmp_path_factory: pytest.TempPathFactor
         family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION,
         layout=model_pb2.WEIGHTS_LAYOUT_CONTROLNET,
     )
+
+
+@pytest.fixture(scope="module")
+def ink(client: Atelier, starter: int, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """A LoRA."""
+    place = tmp_path_factory.mktemp("ink")
+    return client.models.import_weights(make_tiny_lora(place, make_tiny_pipeline(place / "base")), starter, name="ink").id
 
 
 def newest(client: Atelier) -> Generation:
@@ -330,6 +337,22 @@ def test_a_grid_says_its_count_and_comes_as_a_sheet_with_its_cells(visit: Any, c
     assert visitor.complaints == []
 
 
+def test_a_grid_compares_weights_of_a_lora(visit: Any, client: Atelier, ink: int) -> None:
+    page = visit().page
+    page.goto(f"/text-to-image?model={ink}")
+    page.get_by_label("Prompt", exact=True).fill("cat")
+    page.get_by_label("Steps", exact=True).fill("3")
+    page.get_by_role("tab", name="Grid").click()
+    expect(page.get_by_label("Prompts", exact=True)).to_have_value("cat")
+    page.get_by_label("LoRA weights").fill("0, 0.5, 1")
+    page.get_by_label("Seeds").fill("4")
+    expect(page.get_by_text("3 weights = 3 pictures")).to_be_visible()
+    draw(page, "Draw 3 pictures")
+    drawn = newest(client)
+    assert [image.lora_weight for image in drawn.images if not image.is_sheet] == [0, 0.5, 1]
+    assert {image.model_id for image in drawn.images if not image.is_sheet} == {ink}
+
+
 def test_formats_signs_lists_and_exactness_are_asked_for(visit: Any, client: Atelier, starter: int) -> None:
     visitor = visit()
     page = visitor.page
@@ -429,3 +452,16 @@ def test_a_clip_is_drawn_from_its_first_picture_and_played(visit: Any, client: A
     expect(page.get_by_test_id("drawing").get_by_role("img")).to_have_count(1)
     expect(page.get_by_test_id("drawing")).to_contain_text("4 frames")
     assert visitor.complaints == []
+
+
+def test_a_model_leaves_memory_and_is_brought_back(visit: Any, client: Atelier, starter: int) -> None:
+    client.models.load(starter)
+    page = visit().page
+    page.goto(f"/models/{starter}")
+    memory = page.get_by_test_id("memory")
+    expect(memory).to_contain_text("In memory")
+    memory.get_by_role("button", name="Make room").click()
+    expect(memory).to_contain_text("Not in memory")
+    assert starter not in {each.model_id for each in client.models.loaded()}
+    memory.get_by_role("button", name="Load").click()
+    expect(memory).to_contain_text("In memory", timeout=60_000)

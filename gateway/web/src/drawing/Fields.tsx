@@ -95,7 +95,7 @@ export function SettingFields({ withCount, withSeed = true, ...props }: FieldsPr
       <NumberInput label={words.drawing.width} placeholder={own} step={8} allowDecimal={false} {...amount("width")} />
       <NumberInput label={words.drawing.height} placeholder={own} step={8} allowDecimal={false} {...amount("height")} />
       <NumberInput label={words.drawing.steps} allowDecimal={false} {...amount("steps")} max={choices.able?.maxSteps} />
-      <NumberInput label={words.drawing.guidance} step={0.5} {...amount("guidance")} />
+      <NumberInput label={words.drawing.guidance} placeholder={words.drawing.own} step={0.5} {...amount("guidance")} />
       <Select
         label={words.drawing.scheduler}
         allowDeselect={false}

@@ -1,4 +1,4 @@
-import { useInfiniteQuery } from "@connectrpc/connect-query";
+import { useInfiniteQuery, useQuery } from "@connectrpc/connect-query";
 import { Button, Center, Group, Text, Title } from "@mantine/core";
 import { useDebouncedValue } from "@mantine/hooks";
 import { IconPinFilled } from "@tabler/icons-react";
@@ -56,6 +56,7 @@ export function History({ title, empty, modelId, moment, onUse }: HistoryProps) 
   const generations = list.data?.pages.flatMap((page) => page.generations) ?? [];
   const total = Number(list.data?.pages.at(-1)?.totalSize ?? 0n);
   const filtered = !isEverything(filter);
+  const days = useQuery(GeneratorService.method.getGeneratorCapabilities, {}).data?.maxAgeDays ?? 0;
   return (
     <section aria-label={title}>
       <Group justify="space-between" mb="sm" align="baseline">
@@ -65,6 +66,7 @@ export function History({ title, empty, modelId, moment, onUse }: HistoryProps) 
         {list.isSuccess && (total > 0 || filtered) && (
           <Text size="sm" c="dimmed" role="status">
             {words.gallery.found(total)}
+            {days > 0 && ` · ${words.gallery.leaves(days)}`}
           </Text>
         )}
       </Group>

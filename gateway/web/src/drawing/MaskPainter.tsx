@@ -6,7 +6,7 @@ import classes from "./Inputs.module.css";
 import { isHeld, type Picture, urlOf } from "./inputs";
 import { brushWidth, moved, placeOf, type Point, type Size, within } from "./mask";
 
-const PAINT = "#5a65db";
+const PAINT = "#ff2fb3"; // seldom in a picture
 
 interface MaskPainterProps {
   picture: Picture;

@@ -599,6 +599,7 @@ export const en = {
     keep: "Keep",
     unkeep: "Keep no longer",
     keepHint: "What is kept stays when a studio lets old drawings go.",
+    leaves: (days: number) => `What is not kept leaves after ${count(days, "day", "days")}.`,
     deleteKept: "You have kept it. Delete it all the same?",
     begunWith: "Begun with",
   },
@@ -671,6 +672,10 @@ export const en = {
     thisModel: "This model",
     samples: "Samples at the end of its training",
     drawn: "Drawn with it",
+    inMemory: (size: string) => `In memory (${size}): drawing begins at once.`,
+    notInMemory: "Not in memory: the first drawing waits until it is loaded.",
+    load: "Load",
+    unload: "Make room",
     notDrawn: "Nothing yet.",
   },
 };

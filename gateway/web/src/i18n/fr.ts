@@ -598,6 +598,7 @@ export const fr: Words = {
     keep: "Garder",
     unkeep: "Ne plus garder",
     keepHint: "Ce qui est gardé reste quand un studio laisse partir les vieux dessins.",
+    leaves: (days) => `Ce qui n'est pas gardé part après ${count(days, "jour", "jours")}.`,
     deleteKept: "Vous l'avez gardé. Le supprimer quand même ?",
     begunWith: "Parti de",
   },
@@ -670,6 +671,10 @@ export const fr: Words = {
     thisModel: "Ce modèle",
     samples: "Échantillons à la fin de son entraînement",
     drawn: "Dessiné avec lui",
+    inMemory: (size) => `En mémoire (${size}) : le dessin commence aussitôt.`,
+    notInMemory: "Pas en mémoire : le premier dessin attend son chargement.",
+    load: "Charger",
+    unload: "Faire de la place",
     notDrawn: "Rien encore.",
   },
 };

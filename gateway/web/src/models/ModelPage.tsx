@@ -7,15 +7,17 @@ import { Failed } from "../api/Failed";
 import { Confirm } from "../app/Confirm";
 import { notify } from "../app/notify";
 import { Page } from "../app/Page";
+import { drawable } from "../drawing/choices";
 import { pageOf } from "../drawing/draft";
 import { History } from "../drawing/History";
 import { rememberDraft } from "../drawing/session";
 import { CatalogService, type GetModelLineageResponse } from "../gen/atelier/catalog/v1/catalog_service_pb";
-import { type Model, ModelCategory, ModelType } from "../gen/atelier/catalog/v1/model_pb";
+import { type Model, ModelType } from "../gen/atelier/catalog/v1/model_pb";
 import { GeneratorService } from "../gen/atelier/generator/v1/generator_service_pb";
 import { TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import { useSpeech } from "../i18n";
 import { Export } from "./Export";
+import { Memory } from "./Memory";
 import { ModelForm } from "./ModelForm";
 import { PushForm } from "./PushForm";
 import { TrainingSamples } from "./TrainingSamples";
@@ -47,7 +49,9 @@ function One({ model, lineage, refetch }: OneProps) {
   const [, go] = useLocation();
   const [dialog, setDialog] = useState<"edit" | "push" | "delete" | null>(null);
   const remove = useMutation(CatalogService.method.deleteModel);
-  const draws = useQuery(GeneratorService.method.getGeneratorCapabilities, {}).data?.families.includes(model.family);
+  const able = useQuery(GeneratorService.method.getGeneratorCapabilities, {}).data;
+  const { bases, trained } = drawable([model], able?.families ?? [], able?.clipFamilies ?? []);
+  const draws = bases.length + trained.length > 0;
   const trains = useQuery(TrainerService.method.getTrainerCapabilities, {}).data?.families.includes(model.family);
   return (
     <Page
@@ -57,7 +61,7 @@ function One({ model, lineage, refetch }: OneProps) {
       intro={model.description}
       actions={
         <>
-          {draws && model.isActive && model.category === ModelCategory.IMAGE && (
+          {draws && (
             <Button component={Link} href={`/text-to-image?model=${model.id}`} leftSection={<IconBrush size={16} aria-hidden />}>
               {words.models.draw}
             </Button>
@@ -94,13 +98,14 @@ function One({ model, lineage, refetch }: OneProps) {
       <SimpleGrid cols={{ base: 1, md: 2 }}>
         <Paper withBorder p="md">
           <Facts model={model} />
+          {draws && <Memory modelId={model.id} />}
         </Paper>
         <Paper withBorder p="md" component="section" aria-label={words.models.lineage}>
           <Lineage model={model} lineage={lineage} />
         </Paper>
       </SimpleGrid>
       {model.jobId && <TrainingSamples jobId={model.jobId} />}
-      {draws && (
+      {able?.families.includes(model.family) && model.type !== ModelType.CONTROLNET && (
         <History
           title={words.models.drawn}
           empty={words.models.notDrawn}
