@@ -25,7 +25,7 @@ export function Compare({ choices }: { choices: Choices }) {
   const fields: FieldsProps = {
     draft: { ...draft, modelId: 0 },
     choices,
-    set: (changes) => setDraft((before) => ({ ...before, ...changes })),
+    set: (changes) => setDraft((before) => ({ ...before, ...(typeof changes === "function" ? changes(before) : changes) })),
     problem: () => undefined, // each model answers for itself, under its name
   };
   const submit = (event: FormEvent) => {

@@ -14,7 +14,7 @@ export function ControlFields({ draft, set, problem, choices, models }: FieldsPr
   const { words } = useSpeech();
   const t = words.control;
   const change = (place: number, changes: Partial<ControlDraft>) =>
-    set({ controls: draft.controls.map((each, index) => (index === place ? { ...each, ...changes } : each)) });
+    set(({ controls }) => ({ controls: controls.map((each, index) => (index === place ? { ...each, ...changes } : each)) }));
   return (
     <Stack gap="md">
       <Text size="sm" c="dimmed">

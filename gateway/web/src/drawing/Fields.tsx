@@ -9,7 +9,8 @@ import { type Choices, withModel } from "./useChoices";
 
 export interface FieldsProps {
   draft: Draft;
-  set: (changes: Partial<Draft>) => void;
+  /** By a function where what is there may have changed meanwhile, as while a file was read. */
+  set: (changes: Partial<Draft> | ((before: Draft) => Partial<Draft>)) => void;
   problem: (name: keyof Draft) => string | undefined;
   choices: Choices;
 }

@@ -28,7 +28,7 @@ export function Running({ drawing, onUse, brief }: RunningProps) {
   const promptOf = (index: number) =>
     state.generation?.images.find((image) => image.index === index)?.prompt ?? drawing.request.settings?.prompt ?? "";
   return (
-    <Stack gap="sm" data-testid="drawing" data-phase={state.phase}>
+    <Stack gap="sm" data-testid="drawing" data-phase={state.phase} data-request={drawing.request.requestId}>
       {!over && (
         <Group justify="space-between" wrap="nowrap">
           <Text size="sm" role="status">

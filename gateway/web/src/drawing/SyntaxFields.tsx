@@ -13,7 +13,7 @@ export function SyntaxFields({ draft, set, problem }: FieldsProps) {
   const t = words.syntax;
   const plain = draft.syntax === PromptSyntax.PLAIN;
   const change = (place: number, changes: Partial<Wildcard>) =>
-    set({ wildcards: draft.wildcards.map((each, index) => (index === place ? { ...each, ...changes } : each)) });
+    set(({ wildcards }) => ({ wildcards: wildcards.map((each, index) => (index === place ? { ...each, ...changes } : each)) }));
   const add = (name: string) => set({ wildcards: [...draft.wildcards, { name, lines: "" }] });
   const wanted = plain ? [] : missing([draft.prompt, draft.negative, ...axesOf(draft.grid).prompts], draft.wildcards);
   const unnamed = wanted.filter((name) => !draft.wildcards.some((each) => each.name === name));

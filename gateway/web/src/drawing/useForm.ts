@@ -26,7 +26,7 @@ export function useForm(choices: Choices, place: Place, first: () => Draft) {
   const fields: FieldsProps = {
     draft,
     choices,
-    set: (changes) => setDraft((before) => ({ ...before, ...changes })),
+    set: (changes) => setDraft((before) => ({ ...before, ...(typeof changes === "function" ? changes(before) : changes) })),
     problem: (name) => problems[name],
   };
   const named = Object.keys(failure?.fields ?? {});
