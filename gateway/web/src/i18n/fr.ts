@@ -561,7 +561,7 @@ export const fr: Words = {
     promptsHint: "Un par ligne",
     models: "Modèles",
     weights: "Poids du LoRA",
-    weightsHint: "Séparés par des virgules, avec un point décimal : 0.5, 0.8, 1",
+    weightsHint: "Séparés par des virgules, par ex. 0.5, 0.8, 1",
     seeds: "Graines",
     seedsHint: "Séparées par des virgules. Vide : une seule, choisie pour vous.",
     noNumber: (words) => `Pas un nombre ici : ${words}`,
