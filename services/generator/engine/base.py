@@ -4,11 +4,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.diffusion.adapters import load_loras, remove_lora, set_lora_weights
+from services.diffusion.compiling import as_written, is_compiled
 from services.diffusion.encode import cut_tokens, encode_prompts, some_of
 from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
@@ -48,6 +49,7 @@ class Base(Held):
         self.denoiser_rows = RowAdapters(components.denoiser)
         self.previews = PreviewMap(components)
         self._word_rows = {part: RowAdapters(components.parts[part]) for part in components.family.text_encoders}
+        self._is_compiled = is_compiled(components.denoiser)
         self._own_bytes = components.memory_bytes
         self._acting: Mapping[str, float] = {}
         self._words: OrderedDict[object, tuple[Words, int]] = OrderedDict()
@@ -94,6 +96,10 @@ class Base(Held):
             set_lora_weights(self.components, weights)
             self._acting = dict(weights)
 
+    def passes(self, *, adapted: bool) -> AbstractContextManager[None]:
+        """Around a pass of the denoiser; `adapted` says that LoRAs act in it, which what is compiled does not know."""
+        return as_written() if adapted and self._is_compiled else nullcontext()
+
     def words(self, prompt: str, negative: str | None, weights: Mapping[str, float], *, weighted: bool) -> Words:
         """What the denoiser is told of a prompt and of what guidance leads away from, read once and kept."""
         import torch
@@ -105,10 +111,12 @@ class Base(Held):
         by_rows, whole = self.split(weights)
         self.act(whole)
         prompts = [prompt] if negative is None else [prompt, negative]
+        components = self.components
+        components.wake(*components.readers)  # before the LoRAs on them are laid out
         with torch.no_grad(), ExitStack() as stack:
             for rows in self._word_rows.values():
                 stack.enter_context(rows.rows([by_rows] * len(prompts)))
-            read = encode_prompts(self.components, prompts, weighted=weighted)
+            read = encode_prompts(components, prompts, weighted=weighted)
         told = {"prompt": prompt} | ({} if negative is None else {"negative_prompt": negative})
         # Weighted prompts are read to their end, some words apart.
         warnings = () if weighted else self._cut(told)
