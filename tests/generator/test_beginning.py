@@ -224,6 +224,16 @@ async def test_models_are_brought_into_memory_and_taken_out(studio: Studio, gene
     assert not (await generator.ListLoadedModels(rpc.ListLoadedModelsRequest())).models
 
 
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+async def test_a_prompt_of_very_many_chunks_is_refused(studio: Studio, generator: Any, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await draw(generator, settings(studio.base_id, **{field: "cat BREAK " * 41}))
+    assert list(caught.value.violations) == [f"settings.{field}"]
+    assert "41 chunks" in caught.value.message
+    answer = await draw(generator, settings(studio.base_id, **{field: "cat BREAK " * 40}))
+    assert len(answer.images) == 1
+
+
 async def test_what_a_model_of_pictures_does_not_draw_is_refused_by_name(studio: Studio, generator: Any) -> None:
     clip = pb.ImageToVideo(image=pb.InputImage(data=png(picture())))
     with pytest.raises(InvalidArgument) as caught:
