@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MAIN ?= main
+# A process a core, each with a thread: most tests wait for services that they start. Files stay whole.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 WEB := gateway/web/dist/index.html
 WEB_SOURCES := Makefile $(shell find gateway/web protos -type f \
   -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/src/gen/*' -not -path '*/__pycache__/*')
@@ -38,7 +40,7 @@ $(WEB): $(WEB_SOURCES) | $(READY)
 	gateway/web/build.sh $(BIN)/python
 
 test: $(READY) $(WEB)
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
 test-slow: $(READY) $(WEB)
 	$(BIN)/python -m pytest -m slow

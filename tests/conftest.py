@@ -21,6 +21,26 @@ from services.common.blobs import BlobStore
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = (
+    "trainer/test_estimate.py",
+    "trainer/test_kills.py",
+    "trainer/test_real_worker.py",
+    "browser/test_main_job.py",
+    "trainer/worker/test_techniques.py",
+    "trainer/test_captioning.py",
+    "e2e/test_main_job.py",
+    "e2e/test_drawing.py",
+    "generator/test_engine.py",
+)
+"""Files that take a minute or more: they come first, so that none is left alone at the end while other cores idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    ranks = {root / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 def _docker_answers() -> bool:
     import docker
 

@@ -52,6 +52,7 @@ def begin_clip(
     grain = noise_augmentation * torch.randn((1, *frame.shape), generator=generator)
     shape = (1, num_frames, components.vae.config.latent_channels, height // factor, width // factor)
     noise = torch.randn(shape, generator=generator)
+    components.wake(*components.readers)
     said = dict(encode(components, frame[None], grain))
     unsaid = {name: torch.zeros_like(value) for name, value in said.items()}
     motion = torch.tensor([motion_of(frames_per_second, motion_bucket_id, noise_augmentation)])

@@ -52,6 +52,7 @@ def denoise(
     """
     import torch
 
+    components.wake(components.family.denoiser)
     device, dtype = components.device, components.dtype
     batch = len(seeds)
     guided = bool(guidance_scale > 1) if isinstance(guidance_scale, float | int) else bool((guidance_scale > 1).any())

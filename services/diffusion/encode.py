@@ -19,6 +19,7 @@ def encode_prompts(components: Components, prompts: Sequence[str], *, weighted: 
     that fits one chunk is told to the bit as otherwise, where no longer one is beside it. Gradients flow where the text
     encoders' parameters ask for them.
     """
+    components.wake(*components.readers)
     return components.family.encode_prompts(components, prompts, weighted)
 
 

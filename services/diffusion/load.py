@@ -28,6 +28,8 @@ class Components:
     size: Size
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the pipeline's model_index.json says beside its parts."""
+    shared_device: "torch.device | None" = None
+    """Where the denoiser and those that read for it are in turns, the others meanwhile on the CPU; None: all stay."""
 
     @property
     def denoiser(self) -> Any:
@@ -42,6 +44,11 @@ class Components:
     def text_encoders(self) -> list[Any]:
         """Those that may be trained with the denoiser."""
         return [self.parts[name] for name in self.family.text_encoders]
+
+    @property
+    def readers(self) -> list[str]:
+        """The parts that read words and pictures for the denoiser."""
+        return [name for name in self.modules if name not in (self.family.denoiser, "vae")]
 
     @property
     def tokenizers(self) -> list[Any]:
@@ -61,7 +68,7 @@ class Components:
 
     @property
     def device(self) -> "torch.device":
-        device: torch.device = self.denoiser.device
+        device: torch.device = self.shared_device or self.denoiser.device
         return device
 
     @property
@@ -71,9 +78,22 @@ class Components:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of all parameters and buffers."""
-        tensors = (each for module in self.modules.values() for each in (*module.parameters(), *module.buffers()))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        """Bytes of all parameters and buffers, or of as many as are on the device at once."""
+        sizes = {
+            name: sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
+            for name, module in self.modules.items()
+        }
+        return bytes_in_turns(sizes, self.family.denoiser) if self.shared_device else sum(sizes.values())
+
+    def wake(self, *names: str) -> None:
+        """Has these parts where they work, whoever's turn it was before."""
+        if self.shared_device is None:
+            return
+        for name in (self.family.denoiser, *self.readers):
+            if name not in names:
+                self.parts[name].to("cpu")
+        for name in names:
+            self.parts[name].to(self.shared_device)
 
     def with_parts(self, **parts: Any) -> "Components":
         """The same with other parts in the places of some."""
@@ -81,12 +101,18 @@ class Components:
 
 
 def load_components(
-    folders: Sequence[Path], *, family: str, device: "str | torch.device", dtype: "torch.dtype"
+    folders: Sequence[Path],
+    *,
+    family: str,
+    device: "str | torch.device",
+    dtype: "torch.dtype",
+    in_turns: bool = False,
 ) -> Components:
     """The components of a pipeline, each whole from the nearest folder that has it.
 
     `folders` are diffusers folders, nearest first: a fine-tuned model's holds what changed, and its base's the rest.
-    Raises WeightsUnavailable naming the file that is missing or damaged, and FailedPrecondition for another family.
+    `in_turns` saves memory of a device: see `Components.wake`. Raises WeightsUnavailable naming the file that is
+    missing or damaged, and FailedPrecondition for another family.
     """
     import torch
 
@@ -99,7 +125,8 @@ def load_components(
         if home is None or part.name == "scheduler":
             continue
         if part.weights:
-            parts[part.name] = load_part(part, home, dtype).to(device).eval().requires_grad_(False)
+            rests = in_turns and part.name not in (described.denoiser, "vae")
+            parts[part.name] = load_part(part, home, dtype).to("cpu" if rests else device).eval().requires_grad_(False)
         else:
             parts[part.name] = _load_helper(part, home)
     denoiser, vae = parts[described.denoiser], parts["vae"]
@@ -110,7 +137,15 @@ def load_components(
         raise FailedPrecondition(f"{reason}, which is not supported", reason="FAMILY_UNSUPPORTED")
     scheduler_class, scheduler_config = _load_scheduler(described, homes["scheduler"])
     size = described.size(denoiser.config, vae.config)
-    return Components(described, parts, scheduler_class, scheduler_config, size, _settings(folders))
+    settings = _settings(folders)
+    shared = torch.device(device) if in_turns else None
+    return Components(described, parts, scheduler_class, scheduler_config, size, settings, shared)
+
+
+def bytes_in_turns(sizes: Mapping[str, int], denoiser: str) -> int:
+    """The most that is on a device at once, of parts that take turns: the VAE stays."""
+    vae = sizes.get("vae", 0)
+    return vae + max(sizes.get(denoiser, 0), sum(sizes.values()) - sizes.get(denoiser, 0) - vae)
 
 
 def read_size(folders: Sequence[Path], *, family: str) -> Size:

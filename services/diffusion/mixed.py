@@ -75,8 +75,8 @@ def read_adapter(components: Components, path: Path) -> Adapter | None:
             a, b = tensors[key + A], tensors[key + B]
             scale = _scale(key, a.shape[0], told, metadata)
             # One move each, with the scale where it is cheapest.
-            a = a.to(weight.device, weight.dtype)
-            b = (b.float().flatten(1) * scale).to(weight.device, weight.dtype)
+            a = a.to(components.device, weight.dtype)
+            b = (b.float().flatten(1) * scale).to(components.device, weight.dtype)
             layers.setdefault(part, {})[name] = Layer(a, b)
     return Adapter(layers)
 

@@ -167,6 +167,7 @@ def step_together(samples: Sequence[Sample], adapters: "RowAdapters | None" = No
     import torch
 
     components = samples[0].components
+    components.wake(components.family.denoiser)
     device, dtype = components.device, components.dtype
     # Guided ones first: rows are their unsaid halves, then what all are said.
     order = [each for each in samples if each.guided] + [each for each in samples if not each.guided]

@@ -19,6 +19,7 @@ from services.generator.checking import Checker
 from services.generator.config import GeneratorSettings
 from services.generator.engine.engine import Engine
 from services.generator.engine.pool import Pool, memory_budget
+from services.generator.engine.reading import Reader
 from services.generator.finishing import Finisher
 from services.generator.gallery import Gallery, Retention
 from services.generator.generations import Generations
@@ -48,8 +49,8 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
         _use_threads(settings.threads)
         blobs = open_blobs(settings.blob_store_url())
         pool = Pool(
+            Reader(device, drawing_dtype(device), settings.compile, log),
             device=device,
-            dtype=drawing_dtype(device),
             memory_bytes=settings.memory_bytes or memory_budget(device),
             max_loras=settings.max_loras,
         )

@@ -29,6 +29,9 @@ class GeneratorSettings(ServiceSettings):
     """Pictures, of whomever, that share a pass of the denoiser."""
     max_active: int = Field(0, ge=0)
     """Pictures under way, between which passes are shared out; 0 means four times `max_batch`. The rest wait."""
+    compile: bool = False
+    """Denoisers are compiled when they are loaded, which takes a minute or more; passes with LoRAs are not. Where that
+    fails, they draw as they are."""
     tile_above: int = Field(2_400_000, ge=0)
     """Pictures of more pixels are decoded in tiles, which bounds memory; colours then differ a little. 0: never."""
     max_queue: int = Field(100, ge=1)

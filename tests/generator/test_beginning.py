@@ -224,17 +224,24 @@ async def test_models_are_brought_into_memory_and_taken_out(studio: Studio, gene
     assert not (await generator.ListLoadedModels(rpc.ListLoadedModelsRequest())).models
 
 
-async def test_what_the_contract_has_and_nobody_draws_yet_is_refused_by_name(studio: Studio, generator: Any) -> None:
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+async def test_a_prompt_of_very_many_chunks_is_refused(studio: Studio, generator: Any, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await draw(generator, settings(studio.base_id, **{field: "cat BREAK " * 41}))
+    assert list(caught.value.violations) == [f"settings.{field}"]
+    assert "41 chunks" in caught.value.message
+    answer = await draw(generator, settings(studio.base_id, **{field: "cat BREAK " * 40}))
+    assert len(answer.images) == 1
+
+
+async def test_what_a_model_of_pictures_does_not_draw_is_refused_by_name(studio: Studio, generator: Any) -> None:
     clip = pb.ImageToVideo(image=pb.InputImage(data=png(picture())))
-    wanted = settings(studio.base_id, image_to_video=clip, high_resolution=pb.HighResolutionPass())
     with pytest.raises(InvalidArgument) as caught:
-        await draw(generator, wanted)
-    assert sorted(caught.value.violations) == ["settings.high_resolution", "settings.image_to_video"]
-    with pytest.raises(InvalidArgument) as caught:
-        await draw(generator, settings(studio.base_id, format=pb.PICTURE_FORMAT_MP4))
-    assert list(caught.value.violations) == ["settings.format"]
-    with pytest.raises(FailedPrecondition):
+        await draw(generator, settings(studio.base_id, image_to_video=clip, format=pb.PICTURE_FORMAT_MP4))
+    assert sorted(caught.value.violations) == ["settings.format", "settings.image_to_video"]
+    with pytest.raises(FailedPrecondition) as refused:
         await draw(generator, settings(await _video_model(studio)))
+    assert refused.value.reason == "CATEGORY_UNSUPPORTED"
 
 
 async def _video_model(studio: Studio) -> int:

@@ -156,6 +156,20 @@ async def test_a_clip_is_drawn_as_diffusers_does(studio: Studio, generator: Any,
             assert np.abs(mine - np.asarray(frame).astype(int)).max() <= 1
 
 
+async def test_a_model_of_clips_refuses_what_is_of_pictures(studio: Studio, generator: Any, tmp_path: Path) -> None:
+    model = await with_clips(studio, tmp_path)
+    second, begun = pb.HighResolutionPass(), begun_with(png(picture()))
+    wanted = clip_of(model, format=pb.PICTURE_FORMAT_PNG, high_resolution=second, image_to_image=begun)
+    with pytest.raises(InvalidArgument) as caught:
+        await draw(generator, wanted)
+    fields = ["settings.format", "settings.high_resolution", "settings.image_to_image"]
+    assert sorted(caught.value.violations) == fields
+    net = await with_control(studio, tmp_path)
+    with pytest.raises(FailedPrecondition) as refused:
+        await draw(generator, clip_of(model, format=pb.PICTURE_FORMAT_MP4, controls=[control(net)]))
+    assert refused.value.reason == "CONTROL_UNSUPPORTED"
+
+
 async def test_clips_come_as_mp4_and_several_at_once(studio: Studio, generator: Any, tmp_path: Path) -> None:
     model = await with_clips(studio, tmp_path)
     answer = await draw(generator, clip_of(model, format=pb.PICTURE_FORMAT_MP4, count=2))

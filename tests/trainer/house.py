@@ -141,7 +141,7 @@ class Client:
                 await asyncio.sleep(0.05)
         return job
 
-    async def ended(self, job_id: str, seconds: float = 30) -> tr.TrainingJob:
+    async def ended(self, job_id: str, seconds: float = 90) -> tr.TrainingJob:
         """The job once it has ended, asked for again and again: a watch of its own might hide what is tested."""
         async with asyncio.timeout(seconds):
             while (job := await self.get(job_id)).status not in ENDS:  # noqa: ASYNC110  # no watch here

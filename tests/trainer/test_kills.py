@@ -36,14 +36,21 @@ async def weights(catalog: RunningCatalog, blobs: BlobStore, job: tr.TrainingJob
     return {name: value.tobytes() for name, value in load(blobs.get(file.sha256)).items()}
 
 
-async def kill_worker_after(client: Client, job_id: str, kind: str, *, seen: int) -> int:
-    """Kills the job's worker once an event of a kind comes after the event number `seen`; gives its number."""
+async def next_event(client: Client, job_id: str, kind: str, *, seen: int) -> int:
+    """The number of the first event of a kind after the event number `seen`."""
     async for response in client.watch(job_id, seen):
         if response.event.WhichOneof("event") == kind:
-            for worker in workers_of(job_id):
-                worker.kill()
             return response.event.sequence
     raise AssertionError(f"the job ended without another {kind}")
+
+
+async def kill_worker_at(client: Client, job_id: str, kind: str, *, seen: int) -> int:
+    """Kills the job's worker once an event of a kind comes after the event number `seen`; gives the number of the
+    event that the next worker begins with."""
+    seen = await next_event(client, job_id, kind, seen=seen)
+    for worker in workers_of(job_id):
+        worker.kill()
+    return await next_event(client, job_id, "loading", seen=seen)
 
 
 @pytest.mark.timeout(400)
@@ -61,12 +68,10 @@ async def test_the_weights_of_a_job_whose_processes_were_killed_are_those_of_one
     async with trainer_process(fixed, tmp_path, real=True) as first, client_of(first.address, catalog.known) as client:
         undisturbed = await client.ended((await client.create(base_model_id=base_id, config=CONFIG)).id, seconds=150)
         job = await client.create(base_model_id=base_id, config=CONFIG)
-        seen = await kill_worker_after(client, job.id, "loading", seen=0)
-        seen = await kill_worker_after(client, job.id, "checkpoint", seen=seen)
-        seen = await kill_worker_after(client, job.id, "step", seen=seen)
-        async for response in client.watch(job.id, seen):
-            if response.event.HasField("checkpoint"):
-                break
+        seen = await kill_worker_at(client, job.id, "loading", seen=0)
+        seen = await kill_worker_at(client, job.id, "checkpoint", seen=seen)
+        seen = await kill_worker_at(client, job.id, "step", seen=seen)
+        await next_event(client, job.id, "checkpoint", seen=seen)
         orphans = workers_of(job.id)
         await first.kill()
     for worker in orphans:

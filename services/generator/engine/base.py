@@ -4,20 +4,25 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.common.errors import InvalidArgument
 from services.diffusion.adapters import load_loras, remove_lora, set_lora_weights
+from services.diffusion.compiling import as_written, is_compiled
 from services.diffusion.encode import cut_tokens, encode_prompts, some_of
 from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
 from services.diffusion.mixed import Adapter, RowAdapters
 from services.diffusion.previews import PreviewMap
+from services.diffusion.prompts import chunks_of
 from services.generator.engine.held import Held
 
 WORDS_BYTES = 64 << 20
 """Of conditioning that is kept by prompt."""
+MAX_CHUNKS = 40
+"""Of a prompt: as many as the longest that is taken has, unless it is full of BREAKs. Each lengthens every pass."""
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Base(Held):
         self.denoiser_rows = RowAdapters(components.denoiser)
         self.previews = PreviewMap(components)
         self._word_rows = {part: RowAdapters(components.parts[part]) for part in components.family.text_encoders}
+        self._is_compiled = is_compiled(components.denoiser)
         self._own_bytes = components.memory_bytes
         self._acting: Mapping[str, float] = {}
         self._words: OrderedDict[object, tuple[Words, int]] = OrderedDict()
@@ -94,22 +100,33 @@ class Base(Held):
             set_lora_weights(self.components, weights)
             self._acting = dict(weights)
 
+    def passes(self, *, adapted: bool) -> AbstractContextManager[None]:
+        """Around a pass of the denoiser; `adapted` says that LoRAs act in it, which what is compiled does not know."""
+        return as_written() if adapted and self._is_compiled else nullcontext()
+
     def words(self, prompt: str, negative: str | None, weights: Mapping[str, float], *, weighted: bool) -> Words:
-        """What the denoiser is told of a prompt and of what guidance leads away from, read once and kept."""
+        """What the denoiser is told of a prompt and of what guidance leads away from, read once and kept.
+
+        Raises InvalidArgument naming the prompt that is read in too many chunks.
+        """
         import torch
 
         key = (prompt, negative, tuple(sorted(weights.items())), weighted)
         if (kept := self._words.get(key)) is not None:
             self._words.move_to_end(key)
             return kept[0]
+        told = {"prompt": prompt} | ({} if negative is None else {"negative_prompt": negative})
+        if weighted:
+            self._check_chunks(told)
         by_rows, whole = self.split(weights)
         self.act(whole)
         prompts = [prompt] if negative is None else [prompt, negative]
+        components = self.components
+        components.wake(*components.readers)  # before the LoRAs on them are laid out
         with torch.no_grad(), ExitStack() as stack:
             for rows in self._word_rows.values():
                 stack.enter_context(rows.rows([by_rows] * len(prompts)))
-            read = encode_prompts(self.components, prompts, weighted=weighted)
-        told = {"prompt": prompt} | ({} if negative is None else {"negative_prompt": negative})
+            read = encode_prompts(components, prompts, weighted=weighted)
         # Weighted prompts are read to their end, some words apart.
         warnings = () if weighted else self._cut(told)
         unsaid = None if negative is None else some_of(read, slice(1, 2))
@@ -127,6 +144,13 @@ class Base(Held):
 
     def _rows_of(self, part: str) -> RowAdapters:
         return self._word_rows.get(part, self.denoiser_rows)
+
+    def _check_chunks(self, prompts: Mapping[str, str]) -> None:
+        tokenizer = self.components.tokenizers[0]
+        for name, text in prompts.items():
+            if (count := len(chunks_of(tokenizer, text))) > MAX_CHUNKS:
+                message = f"is read in {count} chunks of {tokenizer.model_max_length - 2} tokens; {MAX_CHUNKS} at most"
+                raise InvalidArgument(message, field=f"settings.{name}")
 
     def _cut(self, prompts: Mapping[str, str]) -> tuple[str, ...]:
         limit = self.components.tokenizers[0].model_max_length

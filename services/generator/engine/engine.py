@@ -413,7 +413,9 @@ class Engine:
         began = time.perf_counter()
         try:
             base.act(chosen[0].recipe.acting)
-            step_together([each.sample for each in chosen], base.denoiser_rows)
+            adapted = any(each.recipe.adapters or each.recipe.acting for each in chosen)
+            with base.passes(adapted=adapted):
+                step_together([each.sample for each in chosen], base.denoiser_rows)
             self._synchronise(base)
         except torch.OutOfMemoryError:
             self._pool.clear()

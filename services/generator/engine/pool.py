@@ -11,19 +11,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from services.common.errors import FailedPrecondition, ResourceExhausted
-from services.diffusion.control import load_control
-from services.diffusion.load import Components, load_components
+from services.diffusion.families import get_family
+from services.diffusion.load import bytes_in_turns
 from services.diffusion.mixed import read_adapter
 from services.generator.domain import Folders, LoadedModel, Plan, Source
-from services.generator.engine.base import MAKING, Base
+from services.generator.engine.base import Base
 from services.generator.engine.held import Held
 from services.generator.engine.nets import Net
-
-if TYPE_CHECKING:
-    import torch
+from services.generator.engine.reading import Reader, bytes_by_part, bytes_of_folder
 
 DRAWING_BYTES = 8192
 """A rule of thumb for what a pixel takes while it is drawn: some activations of the decoder's 256 channels."""
@@ -47,9 +45,9 @@ class Pool:
     """Bases, LoRAs and ControlNets within `memory_bytes`: what was unused for longest leaves first, what is in use
     never."""
 
-    def __init__(self, *, device: str, dtype: "torch.dtype", memory_bytes: int, max_loras: int) -> None:
+    def __init__(self, reader: Reader, *, device: str, memory_bytes: int, max_loras: int) -> None:
+        self._reader = reader
         self._device = device
-        self._dtype = dtype
         self._memory_bytes = memory_bytes
         self._max_loras = max_loras
         self._bases: dict[Key, Base] = {}
@@ -83,7 +81,8 @@ class Pool:
             if name not in base.loras:
                 whole = self._lora(key, base, name, lora.source.model_id, path, on_load, wake) and whole
         if not whole:
-            self._check_budget(_bytes_of(folders), plan.base)
+            beside = sum(path.stat().st_size for path in folders.loras) + sum(map(bytes_of_folder, folders.controls))
+            self._check_budget(base.memory_bytes + beside, plan.base)
             # What is here already shall be when the rest is; but two that lack room must not keep each other waiting.
             reads = any((key, name) in self._reading for name in names)
             reads = reads or any(((source.digest,), "net") in self._reading for source in plan.controls)
@@ -115,7 +114,7 @@ class Pool:
 
         with self._lock:
             loaded = _key(plan) in self._bases
-        wanted = pixels * DRAWING_BYTES + (0 if loaded else _bytes_on_disk(folders.pipeline))
+        wanted = pixels * DRAWING_BYTES + (0 if loaded else self._fit(plan, folders)[0])
         # What torch keeps for itself and does not use is free to it.
         kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return max(0, wanted - torch.cuda.mem_get_info(self._device)[0] - kept)
@@ -135,13 +134,13 @@ class Pool:
     ) -> Base | None:
         read = self._reading.get((key, ""))
         if read is None:
-            wanted = _bytes_on_disk(folders.pipeline)
+            wanted, in_turns = self._fit(plan, folders)
             self._check_budget(wanted, plan.base)
             if not self._make_room(wanted):
                 return None  # what is in use will be done some time
             on_load(plan.base.model_id)
             self._expected[key] = wanted
-            read = self._readers.submit(self._read_base, plan, folders)
+            read = self._readers.submit(self._reader.base, plan, folders, in_turns)
             self._reading[(key, "")] = read
             read.add_done_callback(lambda _: wake())
         if not read.done():
@@ -152,13 +151,6 @@ class Pool:
         with self._lock:
             self._bases[key] = base
         return base
-
-    def _read_base(self, plan: Plan, folders: Folders) -> Components:
-        with MAKING:
-            components = load_components(folders.pipeline, family=plan.family, device=self._device, dtype=self._dtype)
-        for model in (components.denoiser, components.vae):
-            _order_channels_last(model)
-        return components
 
     def _lora(
         self,
@@ -194,13 +186,13 @@ class Pool:
         key = (source.digest,)
         read = self._reading.get((key, "net"))
         if read is None:
-            wanted = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            wanted = bytes_of_folder(folder)
             self._check_budget(wanted, source)
             if not self._make_room(wanted):
                 return None
             on_load(source.model_id)
             self._expected[key] = wanted
-            read = self._readers.submit(self._read_net, folder, family)
+            read = self._readers.submit(self._reader.net, folder, family)
             self._reading[(key, "net")] = read
             read.add_done_callback(lambda _: wake())
         if not read.done():
@@ -212,11 +204,13 @@ class Pool:
             self._nets[source.digest] = net
         return net
 
-    def _read_net(self, folder: Path, family: str) -> Any:
-        with MAKING:
-            model = load_control(folder, family=family, device=self._device, dtype=self._dtype)
-        _order_channels_last(model)
-        return model
+    def _fit(self, plan: Plan, folders: Folders) -> tuple[int, bool]:
+        """Bytes of a base, and whether its parts must take turns so that a GPU takes it."""
+        sizes = bytes_by_part(folders.pipeline)
+        whole = sum(sizes.values())
+        if whole <= self._memory_bytes or not self._device.startswith("cuda"):
+            return whole, False
+        return bytes_in_turns(sizes, get_family(plan.family).denoiser), True
 
     def _check_budget(self, wanted: int, source: Source) -> None:
         if wanted > self._memory_bytes:
@@ -311,34 +305,3 @@ def release_memory(device: str) -> None:
 
 def _key(plan: Plan) -> Key:
     return tuple(source.digest for source in plan.pipeline)
-
-
-def _order_channels_last(model: Any) -> None:
-    """The convolutions' favourite order of axes. Always the same one, so that equal requests give equal bytes.
-
-    On two CPU cores one picture of the starter model took 0.89 of the time, four together and a larger model the same.
-    """
-    import torch
-
-    # Those along clips' third axis have another.
-    layers: list[Any] = [each for each in model.modules() if isinstance(each, torch.nn.Conv2d)]
-    for layer in layers:
-        layer.to(memory_format=torch.channels_last)
-
-
-def _bytes_of(folders: Folders) -> int:
-    """Of a whole plan."""
-    loras = sum(path.stat().st_size for path in folders.loras if path.is_file())
-    nets = sum(file.stat().st_size for folder in folders.controls for file in folder.glob("*.safetensors"))
-    return _bytes_on_disk(folders.pipeline) + loras + nets
-
-
-def _bytes_on_disk(folders: tuple[Path, ...]) -> int:
-    """An estimate before loading: each component's safetensors, from the nearest folder that has it."""
-    sizes: dict[str, int] = {}
-    for folder in reversed(folders):
-        for home in (each for each in folder.iterdir() if each.is_dir()):
-            weights = sum(file.stat().st_size for file in home.glob("*.safetensors"))
-            if weights:
-                sizes[home.name] = weights
-    return sum(sizes.values())

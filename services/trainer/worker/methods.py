@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidArgument
 from services.diffusion.adapters import add_lora, save_lora
+from services.diffusion.compiling import compile_blocks
 from services.diffusion.families.family import Family
 from services.diffusion.load import Components
 from services.diffusion.schedulers import make_scheduler
@@ -129,10 +130,7 @@ def make_trainee(components: Components, method: Method, config: TrainingConfig,
         for each in text_encoders if trains_text else ():
             each.gradient_checkpointing_enable()
     if config.compile:
-        if denoiser._repeated_blocks:
-            denoiser.compile_repeated_blocks()
-        else:
-            denoiser.compile()
+        compile_blocks(denoiser)
     return trainee
 
 

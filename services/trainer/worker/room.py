@@ -74,7 +74,8 @@ def storages_on(device: str) -> "list[torch.UntypedStorage]":
         # By the type itself: to ask some lazy object of another library for its class would make it come to life.
         if issubclass(type(each), torch.Tensor) and each.device.type == device and each.layout is torch.strided:
             storage = each.untyped_storage()
-            if storage.resizable() and storage.nbytes():
+            # What a compiler keeps of a tensor's shape names a device, and has nothing on it.
+            if storage.device.type == device and storage.resizable() and storage.nbytes():
                 found[storage.data_ptr()] = storage
     return list(found.values())
 

@@ -173,6 +173,15 @@ def test_every_tensor_of_a_device_is_found_once() -> None:
     del views
 
 
+def test_what_a_compiler_keeps_of_a_tensor_is_no_tensor_of_the_device() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        shape = torch.zeros(8)
+    assert shape.device.type == "cpu"
+    assert all(each.device.type == "cpu" for each in storages_on("cpu"))
+
+
 def test_a_disk_that_is_full_leaves_training_where_it_was(tmp_path: Path) -> None:
     blocked = tmp_path / "a file"
     blocked.write_text("and no folder")
