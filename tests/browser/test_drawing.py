@@ -1,4 +1,4 @@
-"""All that can be drawn, from the web app: over a picture and within a mask, grids, clips, ControlNets, and the gallery."""
+"""All that is drawn from the web app: over a picture, within a mask, grids, clips, ControlNets; and the gallery."""
 
 import io
 import re
@@ -86,7 +86,8 @@ def edges(stack: Stack, client: Atelier, tmp_path_factory: pytest.TempPathFactor
 def ink(client: Atelier, starter: int, tmp_path_factory: pytest.TempPathFactory) -> int:
     """A LoRA."""
     place = tmp_path_factory.mktemp("ink")
-    return client.models.import_weights(make_tiny_lora(place, make_tiny_pipeline(place / "base")), starter, name="ink").id
+    file = make_tiny_lora(place, make_tiny_pipeline(place / "base"))
+    return client.models.import_weights(file, starter, name="ink").id
 
 
 def newest(client: Atelier) -> Generation:
