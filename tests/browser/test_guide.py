@@ -1,5 +1,6 @@
 """The walk of docs/guide.*.md in both languages, on the starter model: it takes the pictures that the guides show."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,10 @@ SAYS = {
         "count": "Pictures",
         "generate": "Generate",
         "compare": "Compare",
+        "start": "Use as a start",
+        "mask": "Paint a mask",
+        "grid": "Prompts",
+        "draw": "Draw",
     },
     "fr": {
         "advanced": "Configuration avancée",
@@ -38,6 +43,10 @@ SAYS = {
         "count": "Images",
         "generate": "Générer",
         "compare": "Comparer",
+        "start": "Partir de cette image",
+        "mask": "Peindre un masque",
+        "grid": "Prompts",
+        "draw": "Dessiner",
     },
 }
 
@@ -100,7 +109,7 @@ def walk(client: Atelier, people: dict[str, Visitor]) -> None:
     def draw(page: Any, says: dict[str, str]) -> None:
         choose(page, says["model"], "Line icons")
         page.get_by_label("Prompt", exact=True).fill("red apple")
-        page.get_by_label(says["guidance"]).fill("3")
+        page.get_by_label(says["guidance"], exact=True).fill("3")
         page.get_by_label(says["count"], exact=True).fill("4")
         page.get_by_role("button", name=says["generate"], exact=True).click()
         expect(page.locator("[data-phase=done]")).to_be_visible(timeout=120_000)
@@ -108,11 +117,33 @@ def walk(client: Atelier, people: dict[str, Visitor]) -> None:
     def compare(page: Any, says: dict[str, str]) -> None:
         choose(page, says["models"], "Atelier Starter", "Line icons")
         page.get_by_label("Prompt", exact=True).fill("dog face")
-        page.get_by_label(says["guidance"]).fill("3")
+        page.get_by_label(says["guidance"], exact=True).fill("3")
         page.get_by_role("button", name=says["compare"], exact=True).click()
         expect(page.locator("[data-phase=done]")).to_have_count(2, timeout=120_000)
 
+    def mask(page: Any, says: dict[str, str]) -> None:
+        page.get_by_test_id("history").get_by_role("button", name=re.compile("^red apple, ")).first.click()
+        page.get_by_role("dialog").get_by_role("button", name=says["start"]).first.click()
+        page.get_by_role("button", name=says["mask"]).click()
+        box = page.locator("canvas").bounding_box()
+        across, down = box["x"] + 0.5 * box["width"], box["y"] + 0.14 * box["height"]
+        page.mouse.move(across, down)
+        page.mouse.down()
+        for x, y in ((0.64, 0.1), (0.74, 0.2), (0.6, 0.22), (0.5, 0.3), (0.44, 0.2)):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
+        page.mouse.up()
+
+    def grid(page: Any, says: dict[str, str]) -> None:
+        page.get_by_label(says["grid"], exact=True).fill("red apple\ndog face\nrocket")
+        page.get_by_role("combobox", name=says["models"], exact=True).click()
+        page.get_by_role("option", name="Atelier Starter", exact=True).click()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name=re.compile(f"^{says['draw']} 6 ")).click()
+        expect(page.locator("[data-phase=done]")).to_be_visible(timeout=120_000)
+
     everyone("text-to-image", "/text-to-image", draw)
     everyone("compare", "/text-to-image/compare", compare)
+    everyone("grid", "/text-to-image/grid", grid)
     everyone("model", f"/models/{client.training.get(job.id).model_id}")
+    everyone("mask", "/text-to-image", mask)
     assert [person.complaints for person in people.values()] == [[], []]

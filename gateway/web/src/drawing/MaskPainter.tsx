@@ -200,7 +200,7 @@ function sizeOf(picture: Picture, image: HTMLImageElement): Size {
 
 /** As wide as there is room for, and so that all of it can be seen at once. */
 function widthOf({ width, height }: Size): string {
-  return `min(100%, calc(55dvh * ${width / height}))`;
+  return `min(100%, calc(46dvh * ${width / height}))`;
 }
 
 /** White where it is painted and black elsewhere, as a PNG of the picture's own size; null where nothing is painted. */

@@ -74,29 +74,28 @@ export function PictureButtons({ generation, image, onUse }: PictureButtonsProps
           {words.drawing.flagged}
         </Badge>
       )}
-      {dense ? (
-        <Group gap={4}>
-          <ActionIcon component="a" variant="default" aria-label={words.drawing.download} title={words.drawing.download} {...file}>
+      <Group gap={dense ? 4 : 6} justify={image.isSheet ? "center" : undefined}>
+        {actions.length > 0 ? (
+          <ActionIcon component="a" variant="default" size={26} aria-label={words.drawing.download} title={words.drawing.download} {...file}>
             <IconDownload size={16} aria-hidden />
           </ActionIcon>
-          {actions.map(({ label, Icon, run }) => (
-            <ActionIcon key={label} variant="default" aria-label={label} title={label} onClick={run}>
-              <Icon size={16} aria-hidden />
-            </ActionIcon>
-          ))}
-        </Group>
-      ) : (
-        <Group gap={6} justify={image.isSheet ? "center" : undefined}>
+        ) : (
           <Button component="a" size="compact-sm" variant="default" leftSection={<IconDownload size={14} aria-hidden />} {...file}>
             {image.isSheet ? words.grid.download : words.drawing.download}
           </Button>
-          {actions.map(({ label, run }) => (
+        )}
+        {actions.map(({ label, Icon, run }) =>
+          dense ? (
+            <ActionIcon key={label} variant="default" size={26} aria-label={label} title={label} onClick={run}>
+              <Icon size={16} aria-hidden />
+            </ActionIcon>
+          ) : (
             <Button key={label} size="compact-sm" variant="default" onClick={run}>
               {label}
             </Button>
-          ))}
-        </Group>
-      )}
+          ),
+        )}
+      </Group>
     </Stack>
   );
 }
