@@ -26,11 +26,13 @@ LONGEST = (
     "trainer/test_kills.py",
     "trainer/test_real_worker.py",
     "browser/test_main_job.py",
-    "trainer/worker/test_techniques.py",
     "trainer/test_captioning.py",
     "e2e/test_main_job.py",
+    "e2e/test_training_depth.py",
     "e2e/test_drawing.py",
     "generator/test_engine.py",
+    "gateway/test_streams.py",
+    "trainer/test_restarts.py",
 )
 """Files that take a minute or more: they come first, so that none is left alone at the end while other cores idle."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from services.common import sheets
 from services.generator.domain import Picture, Plan, Settings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_PIXELS = 16 << 20
 """Of all cells together: a PNG of the sheet goes into one message."""
 CELL, CELL_LEAST = 512, 128
-"""Pixels that a picture's longer side has at most; smaller ones keep their size."""
+"""Pixels that a picture's longer side has at most, and at least: small ones are enlarged to be seen."""
 WORDS_MARGIN = 200
 
 
@@ -41,11 +41,9 @@ def side_of(settings: Settings, count: int) -> int:
 
 
 def cell_of(pixels: "np.ndarray", side: int) -> Image.Image:
-    """A picture (H, W, 3) uint8, or the frame in the middle of a clip (F, H, W, 3), of `side` pixels a side at most."""
+    """A picture (H, W, 3) uint8, or the frame in a clip's middle (F, H, W, 3), `side` pixels on its longer side."""
     still = pixels[len(pixels) // 2] if pixels.ndim == 4 else pixels
-    cell = Image.fromarray(still)
-    cell.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return cell
+    return ImageOps.contain(Image.fromarray(still), (side, side), Image.Resampling.LANCZOS)
 
 
 def sheet_picture(settings: Settings, columns: Sequence[tuple[Column, Plan]], data: bytes) -> Picture:

@@ -232,7 +232,7 @@ async def test_a_client_that_leaves_does_not_stop_what_shall_be_kept(studio: Stu
         rpc.DownloadGeneratedImageRequest(generation_id=generation_id, index=0)
     )
     assert picture.content.content_type == "image/png"
-    assert pixels(picture.content.data).shape == (16, 16, 3)
+    assert pixels(picture.content.data).shape == (64, 64, 3)
 
 
 async def test_a_retry_gets_the_first_generation_and_draws_nothing_twice(studio: Studio) -> None:
@@ -431,7 +431,16 @@ async def test_capabilities_name_what_there_is(generator: Any) -> None:
         "MODEL_FAMILY_STABLE_DIFFUSION",
         "MODEL_FAMILY_STABLE_DIFFUSION_XL",
         "MODEL_FAMILY_STABLE_DIFFUSION_3",
+        "MODEL_FAMILY_STABLE_VIDEO_DIFFUSION",
     }
+    assert [model_pb2.ModelFamily.Name(family) for family in answer.clip_families] == [
+        "MODEL_FAMILY_STABLE_VIDEO_DIFFUSION"
+    ]
+    assert {model_pb2.ModelFamily.Name(family) for family in answer.control_families} == {
+        "MODEL_FAMILY_STABLE_DIFFUSION",
+        "MODEL_FAMILY_STABLE_DIFFUSION_XL",
+    }
+    assert {pb.PICTURE_FORMAT_MP4, pb.PICTURE_FORMAT_ANIMATED_WEBP, pb.PICTURE_FORMAT_PNG} <= set(answer.formats)
     names = {info.display_name for info in (await generator.ListSchedulers(rpc.ListSchedulersRequest())).schedulers}
     assert {"DDIM", "Euler a", "DPM++ 2M Karras"} <= names
     assert len(answer.schedulers) == len(names)

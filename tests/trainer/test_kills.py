@@ -16,7 +16,7 @@ from tests.trainer.house import Client, client_of, free_port, trainer_process, w
 from tests.trainer.test_real_worker import register_tiny, stored
 
 CONFIG = tr.TrainingConfig(
-    max_steps=120,
+    max_steps=300,
     batch_size=2,
     seed=5,
     caption_dropout=0.1,

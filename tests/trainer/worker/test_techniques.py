@@ -261,7 +261,8 @@ def test_each_line_of_a_caption_is_a_caption_of_its_own(load: Load, pixels: torc
     assert lines == ["ink, red apple\nink, blue cat"]
 
 
-@pytest.mark.timeout(400)  # a compiler on a busy machine
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # a compiler at work
 def test_compiled_blocks_learn_the_same(load: Load, pixels: torch.Tensor, accelerator: "Accelerator") -> None:
     config = make_config(max_steps=2)
     plain, _ = run(load(), pixels, config, accelerator)
