@@ -43,47 +43,16 @@ from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceStub
 from atelier_client.stack import gateway_problem, is_ready
 from PIL import Image
 
-import assets
 from benchmarks.harness import Row, report, run_rounds, spread, timed
+from benchmarks.models import STARTER, make_larger
 from services.common.blobs import BlobStore
 from services.common.clients import CHANNEL_OPTIONS
 
-STARTER = Path(assets.__file__).parent / "starter-model"
 PROMPT, SEED, GUIDANCE = "red apple", 3, 4.0
 SHARE, MILLIS = 0.02, 3.0  # to reach: either
 WAIT_SECONDS = 120.0
 STARTER_STEPS, STARTER_ROUNDS = 25, 21
 LARGER_STEPS, LARGER_ROUNDS = 4, 11
-
-
-def make_larger(folder: Path) -> Path:
-    """A pipeline of the same classes with random weights, 49 M parameters in the denoiser, 256 px; passes of 0.1 s."""
-    import torch
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-
-    torch.manual_seed(0)
-    small = StableDiffusionPipeline.from_pretrained(STARTER, torch_dtype=torch.float32)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        sample_size=256,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        block_out_channels=(96, 192, 384),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=small.text_encoder.config.hidden_size,
-        attention_head_dim=8,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae, small.text_encoder, small.tokenizer, unet, small.scheduler, None, None, requires_safety_checker=False
-    )
-    pipeline.save_pretrained(folder)
-    return folder
 
 
 @contextlib.contextmanager
