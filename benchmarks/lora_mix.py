@@ -2,8 +2,10 @@
 
 What each is, all on the same UNet with the same inputs and order of axes, a timestep of its own for each row:
 - plain UNet: no LoRA anywhere. The limit.
-- Atelier: `RowAdapters`, every row with a weight of its own, which LoRA ever it has.
-- Atelier, gathered anew: the same where every pass has other rows than the last, as when somebody joins at each step.
+- Atelier: `RowAdapters`, every row with a weight of its own, which LoRA ever it has; the rows are those of the last
+  pass, as in most steps.
+- Atelier, one row anew: the same where in every pass one row's LoRA has another weight than in the last, as when
+  somebody joins at each step; and all rows anew.
 - peft mixed: peft's layers with `adapter_names`, a name a row, handed to them by hooks since no PeftModel wraps a UNet.
   A weight of its own is an adapter's there, not a row's.
 - set_adapters: diffusers' one LoRA after the other, the rows of each in one pass.
@@ -19,7 +21,8 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import cycle
+from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,7 +44,7 @@ RANKS = (4, 64, 8, 16, 32, 4, 16, 64)
 COUNTS = (1, 4, 8)
 WEIGHTS = tuple(0.5 + 0.1 * row for row in range(ROWS))
 OVER_PLAIN, UNDER_PEFT, APART = 1.10, 0.5, 2e-4  # to reach; and the most that outputs may differ
-PASSES = {"starter": 4, "larger": 1}  # in a measurement
+PASSES = {"starter": 3, "larger": 1}  # in a measurement
 
 
 class Bench:
@@ -63,6 +66,7 @@ class Bench:
         load_loras(self.theirs, [(name(place), path) for place, path in enumerate(paths)])
         self.theirs.denoiser.enable_lora()
         self.names = _hand_names_in(self.theirs.denoiser)
+        self.scaled: dict[str, float] = {}
         generator = torch.Generator().manual_seed(1)
         side, words = config.sample_size, config.cross_attention_dim
         self.latents = torch.randn(ROWS, config.in_channels, side, side, generator=generator)
@@ -76,16 +80,19 @@ class Bench:
         with self.rows.rows(rows):
             return self._pass(self.mine, slice(None))
 
-    def peft_mixed(self, rows: Sequence[Mapping[str, float]]) -> torch.Tensor:
-        wanted = {name: weight for row in rows for name, weight in row.items()}
-        for module in self.theirs.denoiser.modules():
-            if isinstance(module, BaseTunerLayer):
-                for each, weight in wanted.items():
-                    module.set_scale(each, weight)
-        return self.peft_mixed_again(rows)
+    def gather(self, rows: Sequence[Mapping[str, float]]) -> None:
+        with self.rows.rows(rows):
+            pass
 
-    def peft_mixed_again(self, rows: Sequence[Mapping[str, float]]) -> torch.Tensor:
-        """With the weights of the last time."""
+    def peft_mixed(self, rows: Sequence[Mapping[str, float]]) -> torch.Tensor:
+        """With one weight an adapter."""
+        wanted = {each: weight for row in rows for each, weight in row.items()}
+        if wanted != self.scaled:
+            for module in self.theirs.denoiser.modules():
+                if isinstance(module, BaseTunerLayer):
+                    for each, weight in wanted.items():
+                        module.set_scale(each, weight)
+            self.scaled = wanted
         self.names[:] = [each for row in rows for each in row]
         try:
             return self._pass(self.theirs.denoiser, slice(None))
@@ -101,15 +108,14 @@ class Bench:
                 stop += 1
             ((each, weight),) = rows[start].items()
             self.theirs.denoiser.set_adapters(each, weight)
+            self.scaled = {}
             answers.append(self._pass(self.theirs.denoiser, slice(start, stop)))
             start = stop
         return torch.cat(answers)
 
     def _pass(self, unet: Any, some: slice) -> torch.Tensor:
         with torch.no_grad():
-            answer: torch.Tensor = unet(
-                self.latents[some], self.times[some], self.words[some], return_dict=False
-            )[0]
+            answer: torch.Tensor = unet(self.latents[some], self.times[some], self.words[some], return_dict=False)[0]
         return answer
 
 
@@ -124,14 +130,14 @@ def name(place: int) -> str:
     return f"lora{place}"
 
 
-def rows_of(count: int, weights: Sequence[float] = WEIGHTS) -> list[dict[str, float]]:
-    """Rows with `count` LoRAs among them, equal ones side by side, each row with its own weight."""
-    return [{name(row * count // ROWS): weights[row]} for row in range(ROWS)]
+def rows_of(num: int, weights: Sequence[float] = WEIGHTS) -> list[dict[str, float]]:
+    """Rows with `num` LoRAs among them, equal ones side by side, each row with its own weight."""
+    return [{name(row * num // ROWS): weights[row]} for row in range(ROWS)]
 
 
-def of_adapters(count: int) -> list[dict[str, float]]:
+def of_adapters(num: int) -> list[dict[str, float]]:
     """The same with one weight a LoRA."""
-    return [{each: WEIGHTS[int(each[-1])] for each in row} for row in rows_of(count)]
+    return [{each: WEIGHTS[int(each[-1])] for each in row} for row in rows_of(num)]
 
 
 def _hand_names_in(unet: torch.nn.Module) -> list[str]:
@@ -143,15 +149,15 @@ def _hand_names_in(unet: torch.nn.Module) -> list[str]:
 
     for module in unet.modules():
         if isinstance(module, BaseTunerLayer):
-            module.register_forward_pre_hook(tell, with_kwargs=True)  # type: ignore[attr-defined]  # a mixin
+            module.register_forward_pre_hook(tell, with_kwargs=True)
     return names
 
 
 def check(bench: Bench) -> float:
     """The largest difference of outputs that ought to be the same, of values up to 4 or so."""
     apart = 0.0
-    for count in COUNTS:
-        own, shared = rows_of(count), of_adapters(count)
+    for num in COUNTS:
+        own, shared = rows_of(num), of_adapters(num)
         pairs = [
             (bench.atelier(own), bench.one_by_one(own)),
             (bench.atelier(shared), bench.peft_mixed(shared)),
@@ -171,30 +177,42 @@ def measure(size: str, bench: Bench, rounds: int) -> tuple[list[Row], dict[str, 
     """Rows, and figures in seconds a pass."""
     passes = PASSES[size]
 
-    def of(work: Callable[[], object]) -> Callable[[], float]:
+    def of(work: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> Callable[[], float]:
         def several() -> None:
             for _ in range(passes):
                 work()
 
         clock = timed(several)
-        return lambda: clock() / passes
 
-    others = cycle([rows_of(8), rows_of(8, WEIGHTS[::-1])])
+        def seconds() -> float:
+            prepare()
+            return clock() / passes
+
+        return seconds
+
+    fresh = count(1)
+
+    def anew(rows: int) -> object:
+        return bench.atelier(
+            rows_of(8, [weight + next(fresh) * 1e-6 * (row < rows) for row, weight in enumerate(WEIGHTS)])
+        )
+
     contenders = {"plain UNet": of(bench.without)}
-    for count in COUNTS:
-        own, shared = rows_of(count), of_adapters(count)
-        contenders[f"Atelier, {count}"] = of(lambda rows=own: bench.atelier(rows))  # type: ignore[misc]
-        bench.peft_mixed(shared)
-        contenders[f"peft mixed, {count}"] = of(lambda rows=shared: bench.peft_mixed_again(rows))  # type: ignore[misc]
-        contenders[f"set_adapters, {count}"] = of(lambda rows=shared: bench.one_by_one(rows))  # type: ignore[misc]
-    contenders["Atelier, 8, gathered anew"] = of(lambda: bench.atelier(next(others)))
-    figures = run_rounds(contenders, rounds=rounds)
+    for num in COUNTS:
+        own, shared = rows_of(num), of_adapters(num)
+        ready = partial(bench.gather, own)  # what the other contenders have displaced
+        contenders[f"Atelier, {num}"] = of(partial(bench.atelier, own), ready)
+        contenders[f"peft mixed, {num}"] = of(partial(bench.peft_mixed, shared))
+        contenders[f"set_adapters, {num}"] = of(partial(bench.one_by_one, shared))
+    contenders["Atelier, 8, one row anew"] = of(partial(anew, 1))
+    contenders["Atelier, 8, all rows anew"] = of(partial(anew, ROWS))
+    figures = run_rounds(contenders, rounds=rounds if size == "starter" else max(5, rounds // 2))
     plain = figures["plain UNet"]
     rows = [Row(f"{size}: plain UNet", median(plain) * 1e3, "ms", spread(plain) * 1e3)]
     for contender in list(contenders)[1:]:
         seconds = figures[contender]
         ratio = median(seconds) / median(plain)
-        judged = contender in {f"Atelier, {count}" for count in COUNTS}
+        judged = contender in {f"Atelier, {num}" for num in COUNTS}
         rows.append(
             Row(
                 f"{size}: {contender}",
@@ -207,13 +225,13 @@ def measure(size: str, bench: Bench, rounds: int) -> tuple[list[Row], dict[str, 
                 reached=ratio <= OVER_PLAIN if judged else None,
             )
         )
-    for count in COUNTS:
-        mine, theirs = figures[f"Atelier, {count}"], figures[f"peft mixed, {count}"]
+    for num in COUNTS:
+        mine, theirs = figures[f"Atelier, {num}"], figures[f"peft mixed, {num}"]
         ratio = median(mine) / median(theirs)
-        judged = size == "starter" and count > 1
+        judged = size == "starter" and num > 1
         rows.append(
             Row(
-                f"{size}: Atelier against peft mixed, {count}",
+                f"{size}: Atelier against peft mixed, {num}",
                 median(mine) * 1e3,
                 "ms",
                 ratio=ratio,
