@@ -555,12 +555,7 @@ def main() -> None:
         other = Peer(loras)
         stack.callback(other.close)
         apart = check(atelier, other, requests[:12])
-        parts = [
-            lambda: behind_long_ones(atelier, options.rounds),
-            lambda: with_previews(atelier, 2 * options.rounds),
-        ]
-        for part in parts:
-            more, seconds = part()
+        for more, seconds in (behind_long_ones(atelier, options.rounds), with_previews(atelier, 2 * options.rounds)):
             rows += more
             figures |= seconds
         more, seconds, serial_rate = saturated(atelier, other, requests)

@@ -36,21 +36,34 @@ class House:
     blobs: BlobStore
 
     def register(self, folder: Path, *, base: int | None = None) -> int:
-        """The id in the Catalog of a diffusers folder; with `base` of a LoRA's folder, whose base model that is."""
-        files = []
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            digest, size = self.blobs.put_file(path)
-            files.append(model_pb2.ModelFile(path=path.relative_to(folder).as_posix(), sha256=digest, size_bytes=size))
-        request = catalog_pb2.RegisterModelRequest(
-            name=folder.name,
-            type=model_pb2.MODEL_TYPE_BASE_MODEL if base is None else model_pb2.MODEL_TYPE_LORA,
-            category=model_pb2.MODEL_CATEGORY_IMAGE,
-            family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION,
-            layout=model_pb2.WEIGHTS_LAYOUT_PIPELINE if base is None else model_pb2.WEIGHTS_LAYOUT_LORA,
-            stored=model_pb2.StoredWeights(files=files),
-            base_model_id=base,
-        )
-        return int(self.catalog.RegisterModel(request).model.id)
+        """As `register`."""
+        return register(self.catalog, self.blobs, folder, base=base)
+
+
+def register(catalog: CatalogServiceStub, blobs: BlobStore, folder: Path, *, base: int | None = None) -> int:
+    """The id in the Catalog of a diffusers folder; with `base` of a LoRA's folder, whose base model that is."""
+    files = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest, size = blobs.put_file(path)
+        files.append(model_pb2.ModelFile(path=path.relative_to(folder).as_posix(), sha256=digest, size_bytes=size))
+    request = catalog_pb2.RegisterModelRequest(
+        name=folder.name,
+        type=model_pb2.MODEL_TYPE_BASE_MODEL if base is None else model_pb2.MODEL_TYPE_LORA,
+        category=model_pb2.MODEL_CATEGORY_IMAGE,
+        family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION,
+        layout=model_pb2.WEIGHTS_LAYOUT_PIPELINE if base is None else model_pb2.WEIGHTS_LAYOUT_LORA,
+        stored=model_pb2.StoredWeights(files=files),
+        base_model_id=base,
+    )
+    return int(catalog.RegisterModel(request).model.id)
+
+
+@contextlib.contextmanager
+def open_catalog(data: Path) -> Iterator[str]:
+    """The address of a Catalog alone."""
+    data.mkdir(parents=True, exist_ok=True)
+    with _service("catalog", data, {}) as (address, _):
+        yield address
 
 
 @contextlib.contextmanager
