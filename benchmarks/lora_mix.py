@@ -13,7 +13,7 @@ What each is, all on the same UNet with the same inputs and order of axes, a tim
 The starter model, where the number of calls counts, and a model of the same classes with random weights that is bound
 by arithmetic. Before anything is timed, the rows are compared with one another and with passes of a single row.
 
-Usage: python -m benchmarks.lora_mix [--rounds 11] [--profile]
+Usage: python -m benchmarks.lora_mix [--rounds 11] [--sizes starter larger] [--profile]
 """
 
 import argparse
@@ -258,13 +258,15 @@ def profile(bench: Bench) -> None:
 
 
 @contextlib.contextmanager
-def benches() -> Iterator[Iterator[tuple[str, Bench]]]:
+def benches(sizes: Sequence[str]) -> Iterator[Iterator[tuple[str, Bench]]]:
     with tempfile.TemporaryDirectory(prefix="atelier-lora-mix-") as root:
         home = Path(root)
 
         def each() -> Iterator[tuple[str, Bench]]:
-            yield "starter", Bench(STARTER, home / "starter-loras")
-            yield "larger", Bench(make_larger(home / "larger"), home / "larger-loras")
+            if "starter" in sizes:
+                yield "starter", Bench(STARTER, home / "starter-loras")
+            if "larger" in sizes:
+                yield "larger", Bench(make_larger(home / "larger"), home / "larger-loras")
 
         yield each()
 
@@ -272,12 +274,13 @@ def benches() -> Iterator[Iterator[tuple[str, Bench]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--sizes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--profile", action="store_true", help="print where the time goes, and measure nothing")
     options = parser.parse_args()
     rows: list[Row] = []
     figures: dict[str, list[float]] = {}
     apart: dict[str, float] = {}
-    with benches() as each:
+    with benches(options.sizes) as each:
         for size, bench in each:
             if options.profile:
                 print(size)

@@ -15,7 +15,7 @@ The lookup and both together are told with 10, 100 and 1,000 registered LoRAs, e
 in memory. Two sizes of file: rank 4 on the starter model, and rank 64 on a model of the same classes, seven times as
 large. Before anything is timed, it is checked that a LoRA acts the same through all of them.
 
-Usage: python -m benchmarks.lora_swap [--rounds 15]
+Usage: python -m benchmarks.lora_swap [--rounds 15] [--registered 10 100 1000]
 """
 
 import argparse
@@ -51,7 +51,6 @@ from services.generator.engine.base import Base
 from services.generator.engine.pool import Pool, lora_names
 from services.generator.weights import WeightsFinder
 
-COUNTS = (10, 100, 1000)
 SIZES = {"starter, rank 4": 4, "larger, rank 64": 64}
 MAX_LORAS = 16
 OF_LIMIT, OF_STEP, OF_TEN, APART = 1.2, 1.0, 1.1, 2e-4  # to reach; and the most that outputs may differ
@@ -236,19 +235,20 @@ def measure_lookups(
         contenders[f"lookup and cold, {count} registered"] = partial(whole, house)
     figures = run_rounds(contenders, rounds=3 * rounds, warmups=3)
     rows = []
+    fewest, most = min(houses), max(houses)
     for count in houses:
         for what in ("lookup", "lookup and cold"):
             seconds = figures[f"{what}, {count} registered"]
-            ratio = median(seconds) / median(figures[f"{what}, {COUNTS[0]} registered"])
-            judged = count == COUNTS[-1]
+            ratio = median(seconds) / median(figures[f"{what}, {fewest} registered"])
+            judged = count == most
             rows.append(
                 Row(
                     f"{what}, {count} registered",
                     median(seconds) * 1e3,
                     "ms",
                     spread(seconds) * 1e3,
-                    ratio=None if count == COUNTS[0] else ratio,
-                    against="" if count == COUNTS[0] else f"{COUNTS[0]} registered",
+                    ratio=None if count == fewest else ratio,
+                    against="" if count == fewest else f"{fewest} registered",
                     target=f"{OF_TEN}" if judged else "",
                     reached=ratio <= OF_TEN if judged else None,
                 )
@@ -266,6 +266,7 @@ def make_loras(root: Path, model: Path, rank: int, count: int) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--registered", type=int, nargs="+", default=[10, 100, 1000])
     options = parser.parse_args()
     rows: list[Row] = []
     figures: dict[str, list[float]] = {}
@@ -282,11 +283,11 @@ def main() -> None:
             return house
 
         small, many = SIZES.items()
-        files = make_loras(root / "small", STARTER, small[1], COUNTS[-1])
-        houses = {count: open_one(f"{count}", STARTER, files[:count]) for count in COUNTS}
+        files = make_loras(root / "small", STARTER, small[1], max(options.registered))
+        houses = {count: open_one(f"{count}", STARTER, files[:count]) for count in options.registered}
         larger = make_larger(root / "larger")
-        large = open_one("large", larger, make_loras(root / "large", larger, many[1], COUNTS[0]))
-        for size, house in ((small[0], houses[COUNTS[0]]), (many[0], large)):
+        large = open_one("large", larger, make_loras(root / "large", larger, many[1], 10))
+        for size, house in ((small[0], houses[min(houses)]), (many[0], large)):
             found = [loop.run_until_complete(house.look_up(lora)) for lora in house.loras]
             more, seconds, apart[size] = measure_swaps(size, house, found, options.rounds)
             rows += more
