@@ -233,7 +233,7 @@ def measure_lookups(
         house.act(loop.run_until_complete(house.look_up(house.loras[0])))
         contenders[f"lookup, {count} registered"] = partial(look_up, house)
         contenders[f"lookup and cold, {count} registered"] = partial(whole, house)
-    figures = run_rounds(contenders, rounds=3 * rounds, warmups=3)
+    figures = run_rounds(contenders, rounds=2 * rounds, warmups=3)
     rows = []
     fewest, most = min(houses), max(houses)
     for count in houses:
