@@ -40,6 +40,8 @@ class Pool:
         self._bases: dict[Key, Base] = {}
         self._reading: dict[tuple[Key, str], Future[Any]] = {}
         self._expected: dict[Key, int] = {}  # bytes of bases that are being read
+        self.lacks_room = False
+        """Whether what is in use is why `ready` has last said None."""
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._lock = threading.Lock()
 
@@ -52,6 +54,7 @@ class Pool:
         Raises WeightsUnavailable, FailedPrecondition (a LoRA that does not fit), ResourceExhausted (too big for the
         memory there is).
         """
+        self.lacks_room = False
         key = _key(plan)
         base = self._bases.get(key) or self._base(key, plan, folders, on_load, wake)
         if base is None:
@@ -108,6 +111,7 @@ class Pool:
             wanted = _bytes_on_disk(folders.pipeline)
             self._check_budget(wanted, plan)
             if not self._make_room(wanted):
+                self.lacks_room = True
                 return None  # what is in use will be done some time
             on_load(plan.base.model_id)
             self._expected[key] = wanted
@@ -143,6 +147,7 @@ class Pool:
         read = self._reading.get((key, name))
         if read is None:
             if not self._make_room(path.stat().st_size if path.is_file() else 0):
+                self.lacks_room = True
                 return False
             on_load(model_id)
             read = self._readers.submit(read_adapter, base.components, path)
