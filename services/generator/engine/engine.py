@@ -105,6 +105,10 @@ class _Running:
     def remaining(self) -> int:
         return self.total - self.step
 
+    @property
+    def is_new(self) -> bool:
+        return not self.step
+
     def go_on(self, sample: Sample) -> None:
         """With the second sample."""
         self.behind, self.later = self.sample.total, 0
