@@ -13,7 +13,7 @@ WEB_SOURCES := Makefile $(shell find gateway/web protos -type f \
 export HF_HUB_OFFLINE ?= 1
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: demo up web test test-slow guide-images lint format gen bench clean help
+.PHONY: demo up web test test-slow soak guide-images lint format gen bench clean help
 
 help:
 	@echo "make demo   forty pictures in, a fine-tuned model out, pictures from it: out/demo/"
@@ -44,6 +44,10 @@ test: $(READY) $(WEB)
 
 test-slow: $(READY) $(WEB)
 	$(BIN)/python -m pytest -m slow
+
+# Random requests for minutes: python -m tests.soak --help.
+soak: $(READY)
+	$(BIN)/python -m tests.soak --minutes 10
 
 # The guides' pictures, taken anew: look at them before they are committed.
 guide-images: $(READY) $(WEB)

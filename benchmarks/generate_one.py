@@ -17,15 +17,10 @@ Both sides run with GOMP_SPINCOUNT=10000, as `atelier up` starts the services.
 """
 
 import argparse
-import contextlib
 import io
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,140 +28,18 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch reads it
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import grpc
-from atelier.catalog.v1 import catalog_service_pb2 as catalog_pb2
-from atelier.catalog.v1 import model_pb2
-from atelier.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from atelier.generator.v1 import generation_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2 as rpc
-from atelier.generator.v1.generator_service_pb2_grpc import GeneratorServiceStub
-from atelier_client.stack import gateway_problem, is_ready
 from PIL import Image
 
-import assets
 from benchmarks.harness import Row, report, run_rounds, spread, timed
-from services.common.blobs import BlobStore
-from services.common.clients import CHANNEL_OPTIONS
+from benchmarks.house import House, open_house
+from benchmarks.models import STARTER, make_larger
 
-STARTER = Path(assets.__file__).parent / "starter-model"
 PROMPT, SEED, GUIDANCE = "red apple", 3, 4.0
 SHARE, MILLIS = 0.02, 3.0  # to reach: either
-WAIT_SECONDS = 120.0
 STARTER_STEPS, STARTER_ROUNDS = 25, 21
 LARGER_STEPS, LARGER_ROUNDS = 4, 11
-
-
-def make_larger(folder: Path) -> Path:
-    """A pipeline of the same classes with random weights, 49 M parameters in the denoiser, 256 px; passes of 0.1 s."""
-    import torch
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-
-    torch.manual_seed(0)
-    small = StableDiffusionPipeline.from_pretrained(STARTER, torch_dtype=torch.float32)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        sample_size=256,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        block_out_channels=(96, 192, 384),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=small.text_encoder.config.hidden_size,
-        attention_head_dim=8,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae, small.text_encoder, small.tokenizer, unet, small.scheduler, None, None, requires_safety_checker=False
-    )
-    pipeline.save_pretrained(folder)
-    return folder
-
-
-@contextlib.contextmanager
-def services(data: Path) -> Iterator[tuple[CatalogServiceStub, GeneratorServiceStub, GeneratorServiceStub | None]]:
-    """A Catalog and a Generator in processes of their own, on `data`; the Generator through the edge, too."""
-    with contextlib.ExitStack() as stack:
-        catalog = stack.enter_context(_service("catalog", data, {}))
-        generator = stack.enter_context(_service("generator", data, {"ATELIER_GENERATOR_CATALOG_ADDRESS": catalog}))
-        addresses = [catalog, generator]
-        if not gateway_problem():
-            addresses.append(stack.enter_context(_edge(data, catalog, generator)))
-        channels = [
-            stack.enter_context(grpc.insecure_channel(address, options=CHANNEL_OPTIONS)) for address in addresses
-        ]
-        edge = GeneratorServiceStub(channels[2]) if len(channels) > 2 else None
-        yield CatalogServiceStub(channels[0]), GeneratorServiceStub(channels[1]), edge
-
-
-@contextlib.contextmanager
-def _edge(data: Path, catalog: str, generator: str) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "ATELIER_DATA_DIR": str(data),
-        "ATELIER_GATEWAY_LISTEN": address,
-        "ATELIER_GATEWAY_CATALOG_ADDRESS": catalog,
-        "ATELIER_GATEWAY_GENERATOR_ADDRESS": generator,
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.envoy"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        began = time.monotonic()
-        while not is_ready(address, "/readyz/generator"):
-            if process.poll() is not None or time.monotonic() - began > WAIT_SECONDS:
-                raise RuntimeError("the gateway did not start")
-            time.sleep(0.05)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-@contextlib.contextmanager
-def _service(name: str, data: Path, more: dict[str, str]) -> Iterator[str]:
-    announced = data / f"{name}.address"
-    environment = {
-        **os.environ,
-        **more,
-        "ATELIER_DATA_DIR": str(data),
-        f"ATELIER_{name.upper()}_ANNOUNCE_FILE": str(announced),
-        "ATELIER_LOG_LEVEL": "warning",
-    }
-    process = subprocess.Popen([sys.executable, "-m", f"services.{name}"], env=environment)
-    try:
-        began = time.monotonic()
-        while not announced.exists():
-            if process.poll() is not None or time.monotonic() - began > WAIT_SECONDS:
-                raise RuntimeError(f"the {name} did not start")
-            time.sleep(0.02)
-        yield announced.read_text()
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def register(catalog: CatalogServiceStub, blobs: BlobStore, folder: Path) -> int:
-    """The model's id in the Catalog."""
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest, size = blobs.put_file(path)
-        files.append(model_pb2.ModelFile(path=path.relative_to(folder).as_posix(), sha256=digest, size_bytes=size))
-    request = catalog_pb2.RegisterModelRequest(
-        name=folder.name,
-        type=model_pb2.MODEL_TYPE_BASE_MODEL,
-        category=model_pb2.MODEL_CATEGORY_IMAGE,
-        family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION,
-        layout=model_pb2.WEIGHTS_LAYOUT_PIPELINE,
-        stored=model_pb2.StoredWeights(files=files),
-    )
-    return int(catalog.RegisterModel(request).model.id)
 
 
 def bare_pipeline(folder: Path, steps: int) -> Callable[[], Any]:
@@ -196,23 +69,22 @@ def measure(
     folder: Path,
     steps: int,
     rounds: int,
-    catalog: CatalogServiceStub,
-    generator: Any,
-    edge: Any,
-    blobs: BlobStore,
+    house: House,
 ) -> tuple[list[Row], dict[str, list[float]], int]:
     """Rows, figures in seconds, and the largest difference of the pictures."""
     settings = pb.GenerationSettings(
-        model_id=register(catalog, blobs, folder), prompt=PROMPT, steps=steps, seed=SEED, guidance_scale=GUIDANCE
+        model_id=house.register(folder), prompt=PROMPT, steps=steps, seed=SEED, guidance_scale=GUIDANCE
     )
     draw = bare_pipeline(folder, steps)
+    generator, edge = house.generator, house.edge
 
     def unary() -> rpc.GenerateImagesResponse:
         answer: rpc.GenerateImagesResponse = generator.GenerateImages(rpc.GenerateImagesRequest(settings=settings))
         return answer
 
     def through_the_edge() -> None:
-        edge.GenerateImages(rpc.GenerateImagesRequest(settings=settings))
+        if edge is not None:
+            edge.GenerateImages(rpc.GenerateImagesRequest(settings=settings))
 
     def stream() -> None:
         events = [event.WhichOneof("event") for event in generator.Generate(rpc.GenerateRequest(settings=settings))]
@@ -267,11 +139,9 @@ def main() -> None:
             ("starter", STARTER, STARTER_STEPS, STARTER_ROUNDS),
             ("larger", make_larger(Path(folder) / "larger"), LARGER_STEPS, LARGER_ROUNDS),
         ]
-        with services(data) as (catalog, generator, edge):
+        with open_house(data, edge=True) as house:
             for name, model, steps, rounds in sizes:
-                more, seconds, apart[name] = measure(
-                    name, model, steps, rounds, catalog, generator, edge, BlobStore(data / "blobs")
-                )
+                more, seconds, apart[name] = measure(name, model, steps, rounds, house)
                 rows += more
                 figures |= seconds
     report(

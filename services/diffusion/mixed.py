@@ -1,13 +1,15 @@
 """LoRAs (Hu et al. 2021) that act row by row: each picture of a batch with its own, with several, or with none.
 
-The base's weights stay as they are. Each adapted layer is hooked: to its output for row n, x A^T B^T is added, where A
-and B hold all of the row's LoRAs side by side, each scaled by its alpha and weight. Ranks are padded with zeros to the
-widest row's, so that a layer takes two batched products however many LoRAs there are; where all rows have the same, two
-plain ones.
+The base's weights stay as they are. An adapted layer finds what to do with row n of a pass in A and B, which hold all
+of the row's LoRAs side by side, each scaled by its alpha and weight, ranks padded with zeros to the widest row's: a
+layer takes two batched products more, however many LoRAs there are. Where that is dear beside the layer itself, it is
+replaced by one batched product with W + B A of each row, which is made in a row's second pass: the first one need not
+wait for it. Where all rows have the same, the batch is one.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,14 @@ if TYPE_CHECKING:
     import torch
 
 A, B = ".lora_A.weight", ".lora_B.weight"
-Assignment = tuple[tuple[tuple[str, float], ...], ...]
-"""Of each row, its adapters' names and weights, sorted."""
+Wanted = tuple[tuple[str, float], ...]
+"""Adapters' names and weights, sorted."""
+DEAR = 0.25
+"""Of a layer's own product, what those of its LoRAs may cost before they are merged."""
+MERGED_BYTES = 256 << 20
+"""What merged weights of a pass may take, and what is kept of passes before it."""
+MOST_SEEN = 1000
+"""Combinations of LoRAs and weights that are remembered to have been there."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Layer:
 
     @property
     def memory_bytes(self) -> int:
-        return sum(each.numel() * each.element_size() for each in (self.a, self.b))
+        return _bytes_of((self.a, self.b))
 
 
 @dataclass(frozen=True)
@@ -108,128 +116,206 @@ def _in_pairs(components: Components, found: "Mapping[str, Any]") -> dict[str, A
 
 
 class RowAdapters:
-    """The hooks of one model, and the LoRAs that it knows. Made before anything wraps its layers."""
+    """The adapted layers of one model, and the LoRAs that it knows. Made before anything wraps its layers."""
 
     def __init__(self, model: "torch.nn.Module") -> None:
         import torch
 
         kinds = (torch.nn.Linear, torch.nn.Conv2d)
-        self._modules = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+        self._modules: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, kinds)
+        }
         self._known: dict[str, Mapping[str, Layer]] = {}
-        self._hooked: set[str] = set()
-        self._acting: dict[str, _Gathered] = {}
-        self._gathered_for: Assignment = ()
-        self._on = False
+        self._adapted: set[str] = set()
+        self._assignment: tuple[Wanted, ...] = ()
+        self._gathered: dict[str, _Acting] = {}
+        self._parts: OrderedDict[_PartKey, tuple[torch.Tensor, ...]] = OrderedDict()  # latest used last
+        self._parts_bytes = 0
+        self._seen: set[Wanted] = set()  # in passes before
+        self._is_settled = True  # what should be merged is
+        self._acting: Mapping[str, _Acting] = {}
 
     def add(self, name: str, layers: Mapping[str, Layer]) -> None:
         """Cheap: nothing is copied."""
         self._known[name] = layers
         for place in layers:
-            if place not in self._hooked:
-                self._hooked.add(place)
-                self._modules[place].register_forward_hook(self._hook(place))
+            if place not in self._adapted:
+                self._adapted.add(place)
+                self._adapt(place)
 
     def remove(self, name: str) -> None:
         """No such adapter is no error."""
         if self._known.pop(name, None) is not None:
-            self._forget()
+            self._assignment, self._gathered = (), {}
+            for key in [key for key in self._parts if any(name == each for each, _ in key[1])]:
+                self._drop(key)
 
     @contextmanager
     def rows(self, rows: Sequence[Mapping[str, float]]) -> Iterator[None]:
-        """The adapters by name, and their weights, of each row of the passes inside."""
+        """The adapters by name, and their weights, of each row of the passes inside, which want no gradients."""
         assignment = tuple(
             tuple(sorted((name, weight) for name, weight in row.items() if weight and name in self._known))
             for row in rows
         )
-        if assignment != self._gathered_for:
-            self._forget()
-            self._acting = self._gather(assignment)
-            self._gathered_for = assignment
-        self._on = bool(self._acting)
+        if assignment != self._assignment or not self._is_settled:
+            self._gather(assignment)
+        self._acting = self._gathered
         try:
             yield
         finally:
-            self._on = False
+            self._acting = {}
 
-    def _forget(self) -> None:
-        self._acting, self._gathered_for = {}, ()
+    def _adapt(self, place: str) -> None:
+        module = self._modules[place]
+        plain = module.forward
 
-    def _gather(self, assignment: Assignment) -> "dict[str, _Gathered]":
-        places = {place for row in assignment for name, _ in row for place in self._known[name]}
-        gathered = {}
-        for place in sorted(places):
-            rows = [
-                [(self._known[name][place], weight) for name, weight in row if place in self._known[name]]
-                for row in assignment
-            ]
-            gathered[place] = _gather_layer(rows, self._modules[place])
-        return gathered
+        def forward(x: "torch.Tensor") -> "torch.Tensor":
+            acting = self._acting.get(place)
+            answer: torch.Tensor = plain(x) if acting is None else acting(x, plain)
+            return answer
 
-    def _hook(self, place: str) -> Any:
-        def add(module: Any, inputs: "tuple[torch.Tensor, ...]", output: "torch.Tensor") -> "torch.Tensor | None":
-            gathered = self._acting.get(place) if self._on else None
-            return None if gathered is None else gathered.add(inputs[0], output)
+        module.forward = forward
 
-        return add
+    def _gather(self, assignment: tuple[Wanted, ...]) -> None:
+        """Makes what the rows want; parts that were made before are used again."""
+        merges = self._seen.issuperset(assignment)
+        if len(self._seen) > MOST_SEEN:
+            self._seen.clear()
+        self._seen.update(assignment)
+        self._gathered = {}
+        used: set[_PartKey] = set()
+        room = MERGED_BYTES
+        for place in sorted({place for row in assignment for name, _ in row for place in self._known[name]}):
+            module = self._modules[place]
+            rows = [tuple(each for each in row if place in self._known[each[0]]) for row in assignment]
+            if len(set(rows)) == 1:
+                rows = rows[:1]
+            rank = max(sum(len(self._known[name][place].a) for name, _ in row) for row in rows)
+            size = len(rows) * module.weight.numel() * module.weight.element_size()
+            is_merged = merges and size <= room and _is_better_merged(module, rank, count=len(rows))
+            room -= size if is_merged else 0
+            parts = {row: self._part((place, row, is_merged)) for row in set(rows)}
+            used.update((place, row, is_merged) for row in parts)
+            act = _merged if is_merged else _low_rank
+            self._gathered[place] = act([parts[row] for row in rows], module)
+        self._assignment, self._is_settled = assignment, merges
+        for key in [key for key in self._parts if key not in used]:
+            if self._parts_bytes <= MERGED_BYTES:
+                break
+            self._drop(key)
 
+    def _part(self, key: "_PartKey") -> "tuple[torch.Tensor, ...]":
+        place, row, is_merged = key
+        part = self._parts.get(key)
+        if part is None:
+            module = self._modules[place]
+            part = _side_by_side([(self._known[name][place], weight) for name, weight in row], module)
+            part = self._parts[key] = (_merge(*part, module),) if is_merged else part
+            self._parts_bytes += _bytes_of(part)
+        self._parts.move_to_end(key)
+        return part
 
-@dataclass(frozen=True)
-class _Gathered:
-    """Of N rows, or of all alike (N is 1)."""
-
-    a: "torch.Tensor"  # (N, in, R); of a convolution (N * R, in, kh, kw)
-    b: "torch.Tensor"  # (N, R, out)
-    convolution: Mapping[str, Any] | None = None
-
-    def add(self, x: "torch.Tensor", output: "torch.Tensor") -> "torch.Tensor":
-        """`output` with what the rows' LoRAs make of x."""
-        if self.convolution is not None:
-            return self._add_convolved(x, output)
-        import torch
-
-        count, out = self.b.shape[0], self.b.shape[2]
-        if count == 1:
-            flat = torch.mm(x.reshape(-1, x.shape[-1]), self.a[0])
-            return torch.addmm(output.reshape(-1, out), flat, self.b[0]).view(output.shape)
-        # What a model unfolds (frames, patches) is unfolded row by row.
-        middle = torch.bmm(x.reshape(count, -1, x.shape[-1]), self.a)
-        return torch.baddbmm(output.reshape(count, -1, out), middle, self.b).view(output.shape)
-
-    def _add_convolved(self, x: "torch.Tensor", output: "torch.Tensor") -> "torch.Tensor":
-        import torch
-
-        count, rank, _ = self.b.shape
-        assert self.convolution is not None
-        if count == 1:
-            middle = torch.nn.functional.conv2d(x, self.a, **self.convolution)
-            return output + torch.einsum("nrhw,ro->nohw", middle, self.b[0])
-        groups = x.reshape(1, count * x.shape[1], *x.shape[2:])
-        middle = torch.nn.functional.conv2d(groups, self.a, groups=count, **self.convolution)
-        middle = middle.reshape(count, rank, -1)
-        return output + torch.bmm(self.b.transpose(1, 2), middle).view(output.shape)
+    def _drop(self, key: "_PartKey") -> None:
+        self._parts_bytes -= _bytes_of(self._parts.pop(key))
 
 
-def _gather_layer(rows: "Sequence[Sequence[tuple[Layer, float]]]", module: Any) -> _Gathered:
+def _bytes_of(tensors: "tuple[torch.Tensor, ...]") -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+_PartKey = tuple[str, Wanted, bool]
+"""A layer's name, what a row wants of it, and whether that is merged."""
+_Acting = Callable[["torch.Tensor", Callable[["torch.Tensor"], "torch.Tensor"]], "torch.Tensor"]
+"""What a layer answers to its input and its own forward pass."""
+
+
+def _is_better_merged(module: Any, rank: int, *, count: int) -> bool:
+    """Whether the two products cost much beside the layer's own. In half precision small changes would be lost in the
+    sum."""
     import torch
 
     weight = module.weight
-    first = [(id(layer), strength) for layer, strength in rows[0]]
-    if all([(id(layer), strength) for layer, strength in row] == first for row in rows):
-        rows = rows[:1]
-    rank = max(sum(layer.a.shape[0] for layer, _ in row) for row in rows)
-    a = torch.zeros(len(rows), rank, *weight.shape[1:], dtype=weight.dtype, device=weight.device)
-    b = torch.zeros(len(rows), rank, weight.shape[0], dtype=weight.dtype, device=weight.device)
-    for place, row in enumerate(rows):
-        start = 0
-        for layer, strength in row:
-            own = slice(start, start + layer.a.shape[0])
-            a[place, own] = layer.a
-            torch.mul(layer.b.T, strength, out=b[place, own])
-            start = own.stop
+    if weight.dtype != torch.float32 or (weight.ndim > 2 and count > 1):
+        return False
+    products = rank * (weight[0].numel() + len(weight))
+    return bool(products > DEAR * weight.numel())
+
+
+def _side_by_side(layers: "Sequence[tuple[Layer, float]]", module: Any) -> "tuple[torch.Tensor, torch.Tensor]":
+    """A (R, in, ...) and B (R, out) of a row, the weights in B."""
+    import torch
+
+    if not layers:
+        weight = module.weight
+        return weight.new_zeros(0, *weight.shape[1:]), weight.new_zeros(0, len(weight))
+    a = [layer.a for layer, _ in layers]
+    b = [layer.b.T * weight for layer, weight in layers]
+    return (a[0], b[0]) if len(layers) == 1 else (torch.cat(a), torch.cat(b))
+
+
+def _merge(a: "torch.Tensor", b: "torch.Tensor", module: Any) -> "torch.Tensor":
+    """W + B A (in, out)."""
+    import torch
+
+    return torch.addmm(module.weight.flatten(1).T, a.flatten(1).T, b)
+
+
+def _merged(parts: "Sequence[tuple[torch.Tensor, ...]]", module: Any) -> _Acting:
+    import torch
+
+    count, bias = len(parts), module.bias
+    if count == 1:
+        alike = parts[0][0].T.view(module.weight.shape)
+        if isinstance(module, torch.nn.Conv2d):
+            kernels = alike.contiguous(memory_format=torch.channels_last)
+            return lambda x, _: module._conv_forward(x, kernels, bias)
+        return lambda x, _: torch.nn.functional.linear(x, alike, bias)
+    weights = torch.stack([part for (part,) in parts])
+
+    def act(x: "torch.Tensor", _: object) -> "torch.Tensor":
+        # What a model unfolds (frames, patches) is unfolded row by row.
+        rows = x.reshape(count, -1, x.shape[-1])
+        answer = torch.bmm(rows, weights) if bias is None else torch.baddbmm(bias, rows, weights)
+        return answer.view(*x.shape[:-1], -1)
+
+    return act
+
+
+def _low_rank(parts: "Sequence[tuple[torch.Tensor, ...]]", module: Any) -> _Acting:
+    import torch
+
+    # (N, R, in, ...) and (N, R, out)
+    a, b = (torch.nn.utils.rnn.pad_sequence(list(each), batch_first=True) for each in zip(*parts, strict=True))
     if isinstance(module, torch.nn.Conv2d):
-        about = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
-        return _Gathered(a.flatten(0, 1), b, about)
-    return _Gathered(a.transpose(1, 2).contiguous(), b)
+        return _low_rank_convolution(a, b, module)
+    count, down = len(parts), a.transpose(1, 2)
+
+    def act(x: "torch.Tensor", plain: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
+        answer = plain(x)
+        middle = torch.bmm(x.reshape(count, -1, x.shape[-1]), down)
+        answer.view(count, -1, answer.shape[-1]).baddbmm_(middle, b)
+        return answer
+
+    return act
+
+
+def _low_rank_convolution(a: "torch.Tensor", b: "torch.Tensor", module: Any) -> _Acting:
+    import torch
+
+    count, rank = a.shape[:2]
+    kernels, up = a.flatten(0, 1), b.transpose(1, 2)
+    about = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+
+    def act(x: "torch.Tensor", plain: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
+        answer = plain(x)
+        if count == 1:
+            middle = torch.nn.functional.conv2d(x, kernels, **about)
+            return answer.add_(torch.nn.functional.conv2d(middle, up[0, :, :, None, None]))
+        groups = x.reshape(1, count * x.shape[1], *x.shape[2:])
+        middle = torch.nn.functional.conv2d(groups, kernels, groups=count, **about).reshape(count, rank, -1)
+        return answer.add_(torch.bmm(up, middle).view(answer.shape))
+
+    return act
 
 
 def _scale(key: str, rank: int, alphas: Mapping[str, float], metadata: Mapping[str, Any] | None) -> float:

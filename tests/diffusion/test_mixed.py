@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from services.common.errors import FailedPrecondition
+from services.diffusion import mixed
 from services.diffusion.adapters import FILE_NAME, add_lora, load_loras, save_lora, set_lora_weights
 from services.diffusion.encode import encode_prompts, some_of
 from services.diffusion.load import Components, load_components
@@ -79,7 +80,11 @@ def by_peft(
         return components.denoiser(latents[row : row + 1], times[row : row + 1], words[row : row + 1]).sample
 
 
-def test_each_row_is_as_its_loras_alone_would_have_it(pipeline: Path, loras: dict[str, Path]) -> None:
+@pytest.mark.parametrize("dear", [0.0, 1e9], ids=["merged", "not merged"])
+def test_each_row_is_as_its_loras_alone_would_have_it(
+    pipeline: Path, loras: dict[str, Path], dear: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed, "DEAR", dear)
     components = load(pipeline)
     rows = RowAdapters(components.denoiser)
     for name, path in loras.items():
@@ -94,18 +99,26 @@ def test_each_row_is_as_its_loras_alone_would_have_it(pipeline: Path, loras: dic
         {"wide": 1.3},
     ]
     latents, times, words = noisy(len(wanted))
-    with torch.no_grad(), rows.rows(wanted):
-        together = components.denoiser(latents, times, words).sample
+    both = []
+    for _ in range(2):  # what is merged is merged in the second pass
+        with torch.no_grad(), rows.rows(wanted):
+            both.append(components.denoiser(latents, times, words).sample)
     with torch.no_grad():
         without = components.denoiser(latents, times, words).sample
     for place, weights in enumerate(wanted):
         alone = by_peft(pipeline, loras, weights, place, len(wanted))
-        assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4), weights
-        changed = (together[place] - without[place]).abs().max()
-        assert bool(changed > 1e-2) == any(weights.values()), weights
+        for together in both:
+            assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4), weights
+            changed = (together[place] - without[place]).abs().max()
+            assert bool(changed > 1e-2) == any(weights.values()), weights
+    assert torch.equal(*both) == (dear > 0), "merged sums are rounded otherwise"
 
 
-def test_rows_that_are_alike_share_one_product(pipeline: Path, loras: dict[str, Path]) -> None:
+@pytest.mark.parametrize("dear", [0.0, 1e9], ids=["merged", "not merged"])
+def test_rows_that_are_alike_share_one_product(
+    pipeline: Path, loras: dict[str, Path], dear: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed, "DEAR", dear)
     components = load(pipeline)
     rows = RowAdapters(components.denoiser)
     for name in ("wide", "convolutions"):
@@ -113,11 +126,39 @@ def test_rows_that_are_alike_share_one_product(pipeline: Path, loras: dict[str, 
         assert adapter is not None
         rows.add(name, adapter.layers["unet"])
     latents, times, words = noisy(3)
-    with torch.no_grad(), rows.rows([{"wide": 0.5, "convolutions": 1.0}] * 3):
-        together = components.denoiser(latents, times, words).sample
-    for place in range(3):
-        alone = by_peft(pipeline, loras, {"wide": 0.5, "convolutions": 1.0}, place, 3)
-        assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4)
+    for _ in range(2):
+        with torch.no_grad(), rows.rows([{"wide": 0.5, "convolutions": 1.0}] * 3):
+            together = components.denoiser(latents, times, words).sample
+        for place in range(3):
+            alone = by_peft(pipeline, loras, {"wide": 0.5, "convolutions": 1.0}, place, 3)
+            assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [0, 30_000, 1 << 30])
+def test_rows_that_come_and_go_find_what_others_left(
+    pipeline: Path, loras: dict[str, Path], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed, "MERGED_BYTES", kept)
+    components = load(pipeline)
+    rows = RowAdapters(components.denoiser)
+    for name in ("plain", "wide", "convolutions"):
+        adapter = read_adapter(components, loras[name])
+        assert adapter is not None
+        rows.add(name, adapter.layers["unet"])
+    latents, times, words = noisy(3)
+    passes: list[list[dict[str, float]]] = [
+        [{"plain": 0.7}, {"wide": 1.0}, {}],
+        [{"wide": 1.0}, {"plain": 0.7}, {"plain": 0.6}],
+        [{"plain": 0.7}, {"plain": 0.7}, {"plain": 0.7}],
+        [{"convolutions": 1.0, "plain": 0.7}, {"plain": 0.7}, {"wide": 1.0}],
+        [{}, {}, {}],
+    ]
+    for wanted in passes * 2:
+        with torch.no_grad(), rows.rows(wanted):
+            mine = components.denoiser(latents, times, words).sample
+        for place, weights in enumerate(wanted):
+            alone = by_peft(pipeline, loras, weights, place, 3)
+            assert torch.allclose(mine[place], alone[0], atol=2e-4, rtol=1e-4), weights
 
 
 def test_words_are_read_with_their_own_loras(pipeline: Path, loras: dict[str, Path]) -> None:

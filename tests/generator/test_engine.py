@@ -12,6 +12,7 @@ from atelier.generator.v1 import generation_pb2 as pb
 from atelier.generator.v1 import generator_service_pb2 as rpc
 
 from services.common.errors import Cancelled, ResourceExhausted
+from services.generator.engine import engine
 from tests.diffusion.test_mixed import make_lora
 from tests.generator.conftest import Studio
 from tests.generator.test_generate import draw, events, pixels, settings
@@ -146,6 +147,32 @@ async def test_models_leave_when_the_budget_is_full_and_those_in_use_stay(studio
         with pytest.raises(ResourceExhausted) as caught:
             await draw(generator, settings(studio.base_id))
         assert caught.value.reason == "OUT_OF_MEMORY"
+
+
+async def test_a_model_finds_room_however_many_ask_for_another(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ROOM_SECONDS", 0.1)
+    other = await studio.register(make_tiny_pipeline(tmp_path / "other", seed=5))
+    size = sum(path.stat().st_size for path in studio.pipeline.rglob("*.safetensors"))
+    async with studio.generator(memory_bytes=int(size * 1.5)) as generator:
+        wanted: asyncio.Task[Any] | None = None
+        meanwhile = 0
+
+        async def keep_busy(person: int) -> None:
+            nonlocal meanwhile
+            for number in range(40):
+                if wanted is not None and wanted.done():
+                    return
+                meanwhile += 1
+                await draw(generator, settings(studio.base_id, seed=1000 * person + number, steps=5 + 3 * person))
+
+        busy = [asyncio.create_task(keep_busy(person)) for person in range(8)]
+        await asyncio.sleep(0.5)
+        wanted = asyncio.create_task(draw(generator, settings(other, steps=2)))
+        await asyncio.wait(busy)
+        assert meanwhile < 160, "it waited until few asked for the other model any more"
+        assert len((await wanted).images) == 1
 
 
 async def test_many_loras_take_turns_in_little_memory(studio: Studio, tmp_path: Path) -> None:

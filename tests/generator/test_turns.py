@@ -24,6 +24,10 @@ class Piece:
     def remaining(self) -> int:
         return self.total - self.index
 
+    @property
+    def is_new(self) -> bool:
+        return not self.index
+
 
 def linear(fixed: float, per_row: float) -> Pace:
     pace = Pace()
@@ -88,12 +92,23 @@ def test_a_short_one_behind_long_ones_ends_before_any_of_them(pace: Pace) -> Non
 
 
 def test_rows_that_cost_nothing_are_all_taken_and_dear_ones_wait_for_the_short() -> None:
-    pieces = [Piece(0, 4), *(Piece(number, 50) for number in range(1, 8))]
+    pieces = [Piece(0, 5, index=1), *(Piece(number, 51, index=1) for number in range(1, 8))]
     shares = {}
     for name, pace in (("parallel", GPU), ("serial", CPU)):
         chosen = choose(pieces, limit=lambda _: 8, seconds=lambda _, rows, pace=pace: pace.seconds(rows))
         shares[name] = len(chosen)
     assert shares == {"parallel": 8, "serial": 1}
+
+
+@pytest.mark.parametrize("pace", [GPU, CPU], ids=["parallel", "serial"])
+@pytest.mark.parametrize("lane", ["one", "another"])
+def test_one_that_is_new_is_in_the_next_pass(pace: Pace, lane: str) -> None:
+    pieces = [Piece(number, 10) for number in range(8)]
+    a_pass(pieces, pace)
+    new = Piece(8, 60, lane)
+    pieces.append(new)
+    a_pass(pieces, pace)
+    assert new.index == 1
 
 
 def test_pieces_that_are_alike_share_a_pass_on_any_device() -> None:

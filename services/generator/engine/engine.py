@@ -45,6 +45,8 @@ FRAMES_AT_ONCE = 8
 """Of a clip that are decoded together."""
 IDLE_SECONDS = 1.0
 """How often a thread that waits for files looks by itself."""
+ROOM_SECONDS = 5.0
+"""For so long others may keep in use the memory that a request's models want; then nobody else begins."""
 
 
 @dataclass(eq=False)
@@ -60,6 +62,7 @@ class _Ticket:
     started: float = field(default_factory=time.perf_counter)
     warnings: list[str] = field(default_factory=list)
     told_loading: set[int] = field(default_factory=set)
+    wants_room_since: float = 0.0
 
 
 @dataclass(eq=False)
@@ -101,6 +104,10 @@ class _Running:
     @property
     def remaining(self) -> int:
         return self.total - self.step
+
+    @property
+    def is_new(self) -> bool:
+        return not self.step
 
     def go_on(self, sample: Sample) -> None:
         """With the second sample."""
@@ -324,24 +331,33 @@ class Engine:
                 return
 
     def _admit_one(self) -> bool:
-        for principal, tickets in list(self._queue.items()):
-            for ticket in list(tickets):
-                try:
-                    running = self._start(ticket)
-                except Exception as error:
-                    self._end(ticket, error)
-                    continue
-                if running is None:
-                    continue  # its models are being read
-                self._running.append(running)
-                if not ticket.shots:
-                    tickets.remove(ticket)
-                if principal in self._queue:
-                    self._queue.move_to_end(principal)
-                    if not tickets:
-                        del self._queue[principal]
-                return True
-        return False
+        waiting = [(principal, ticket) for principal, tickets in self._queue.items() for ticket in tickets]
+        long_ago = time.perf_counter() - ROOM_SECONDS
+        stuck = [each for each in waiting if 0 < each[1].wants_room_since < long_ago]
+        if stuck:
+            first = min(stuck, key=lambda each: each[1].wants_room_since)
+            # Where nothing is drawn any more, it is others' reading that it waits for.
+            waiting = [first] if self._running else [first, *(each for each in waiting if each is not first)]
+        return any(self._admit_ticket(principal, ticket) for principal, ticket in waiting)
+
+    def _admit_ticket(self, principal: str, ticket: _Ticket) -> bool:
+        try:
+            running = self._start(ticket)
+        except Exception as error:
+            self._end(ticket, error)
+            return False
+        if running is None:
+            return False  # its models are being read
+        self._running.append(running)
+        tickets = self._queue.get(principal)
+        if tickets is None:
+            return True
+        if not ticket.shots:
+            tickets.remove(ticket)
+        self._queue.move_to_end(principal)
+        if not tickets:
+            del self._queue[principal]
+        return True
 
     def _start(self, ticket: _Ticket) -> _Running | None:
         """The ticket's next sample; None while its models are read."""
@@ -354,7 +370,10 @@ class Engine:
 
         ready = self._pool.ready(shot.plan, shot.folders, on_load=loading, wake=self._wake)
         if ready is None:
+            if self._pool.lacks_room and not ticket.wants_room_since:
+                ticket.wants_room_since = time.perf_counter()
             return None
+        ticket.wants_room_since = 0.0
         base, names = ready.base, tuple(lora_names(shot.plan))
         weights = {name: each.weight for name, each in zip(names, shot.plan.loras, strict=True) if each.weight}
         recipe = Recipe(ticket.drawing, shot, base, ready.nets, *base.split(weights))

@@ -54,6 +54,8 @@ class Pool:
         self._nets: dict[str, Net] = {}  # by digest
         self._reading: dict[tuple[Key, str], Future[Any]] = {}
         self._expected: dict[Key, int] = {}  # bytes of bases and ControlNets that are being read
+        self.lacks_room = False
+        """Whether what is in use is why `ready` has last said None."""
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._lock = threading.Lock()
 
@@ -66,6 +68,7 @@ class Pool:
         Raises WeightsUnavailable, FailedPrecondition (a LoRA that does not fit), ResourceExhausted (too big for the
         memory there is).
         """
+        self.lacks_room = False
         key = _key(plan)
         base = self._bases.get(key) or self._base(key, plan, folders, on_load, wake)
         if base is None:
@@ -137,6 +140,7 @@ class Pool:
             wanted, in_turns = self._fit(plan, folders)
             self._check_budget(wanted, plan.base)
             if not self._make_room(wanted):
+                self.lacks_room = True
                 return None  # what is in use will be done some time
             on_load(plan.base.model_id)
             self._expected[key] = wanted
@@ -166,6 +170,7 @@ class Pool:
         read = self._reading.get((key, name))
         if read is None:
             if not self._make_room(path.stat().st_size if path.is_file() else 0):
+                self.lacks_room = True
                 return False
             on_load(model_id)
             read = self._readers.submit(read_adapter, base.components, path)
@@ -189,6 +194,7 @@ class Pool:
             wanted = bytes_of_folder(folder)
             self._check_budget(wanted, source)
             if not self._make_room(wanted):
+                self.lacks_room = True
                 return None
             on_load(source.model_id)
             self._expected[key] = wanted

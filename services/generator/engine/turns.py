@@ -19,6 +19,10 @@ class Candidate(Protocol):
         """Passes before it."""
 
     @property
+    def is_new(self) -> bool:
+        """It has not been in a pass yet."""
+
+    @property
     def rows(self) -> int:
         """Of the denoiser's batch."""
 
@@ -47,21 +51,22 @@ def choose(
     1 / remaining over the pass's time is largest (Smith 1956's rule, for a machine that works in batches). Where a
     device does many rows in the time of one, that is all of them; where it does not, a short request is not held up by
     long ones. A caller's samples share one weight, so that sending more makes nobody faster. Whoever was passed over
-    PATIENCE times comes next, the longest waiting first, so nobody starves.
+    PATIENCE times comes next, the longest waiting first, so nobody starves; and one that is new, so that whoever asks
+    sees something begin.
     """
     lanes: dict[Hashable, list[C]] = {}
     counts: dict[str, int] = {}
     for sample in samples:
         lanes.setdefault(sample.lane, []).append(sample)
         counts[sample.principal] = counts.get(sample.principal, 0) + 1
-    overdue = max(lanes, key=lambda lane: max(each.passed_over for each in lanes[lane]), default=None)
-    if overdue is not None and any(each.passed_over >= PATIENCE for each in lanes[overdue]):
+    overdue = min(lanes, key=lambda lane: min(_urgency(each) for each in lanes[lane]), default=None)
+    if overdue is not None and any(_is_due(each) for each in lanes[overdue]):
         lanes = {overdue: lanes[overdue]}  # the one that has waited for longest
     best: Sequence[C] = ()
     best_value = -1.0
     for lane, own in lanes.items():
         there = sorted(own, key=_urgency)
-        must = sum(each.passed_over >= PATIENCE for each in there)
+        must = sum(_is_due(each) for each in there)
         work, rows = 0.0, 0
         for count, sample in enumerate(there[: limit(lane)], start=1):
             work += 1 / (sample.remaining * counts[sample.principal])
@@ -72,6 +77,10 @@ def choose(
     return best
 
 
-def _urgency(sample: Candidate) -> tuple[int, int, int]:
-    """Those whose turn has come in the order in which it came, then who ends soonest."""
-    return (-max(0, sample.passed_over - PATIENCE + 1), sample.remaining, sample.number)
+def _is_due(sample: Candidate) -> bool:
+    return sample.is_new or sample.passed_over >= PATIENCE
+
+
+def _urgency(sample: Candidate) -> tuple[int, bool, int, int]:
+    """Those whose turn has come in the order in which it came, then new ones, then who ends soonest."""
+    return (-max(0, sample.passed_over - PATIENCE + 1), not sample.is_new, sample.remaining, sample.number)

@@ -1,0 +1,1 @@
+"""Minutes of random requests against a real Generator: `make soak`."""
