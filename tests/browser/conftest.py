@@ -15,7 +15,8 @@ from atelier_client.stack import Stack, gateway_problem
 from PIL import Image, ImageDraw
 from playwright.sync_api import sync_playwright
 
-from tests.tiny import make_tiny_pipeline
+from tests.catalog.hub_made import HubMade, hub_made
+from tests.tiny import make_tiny_captioner, make_tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "gateway" / "web"
@@ -74,9 +75,19 @@ def built(chromium: Any) -> Path:
 
 
 @pytest.fixture(scope="package")
-def stack(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def hub() -> Iterator[HubMade]:
+    """The hub that the studio pushes to and pulls from."""
+    with hub_made() as made:
+        yield made
+
+
+@pytest.fixture(scope="package")
+def stack(built: Path, hub: HubMade, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    captioner = make_tiny_captioner(tmp_path_factory.mktemp("captioner") / "tiny-blip")
     environment = {
         "ATELIER_CATALOG_STARTER_MODEL_DIR": str(make_tiny_pipeline(tmp_path_factory.mktemp("starter"))),
+        "ATELIER_CATALOG_HUB_ENDPOINT": hub.url,
+        "ATELIER_TRAINER_CAPTION_MODEL": str(captioner),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
