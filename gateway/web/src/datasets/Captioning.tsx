@@ -39,7 +39,10 @@ export function Captioning({ datasetId, model, onCaption, onClose }: CaptioningP
     setRunning(true);
     try {
       for await (const { answer } of trainer.captionDataset({ datasetId, overwrite, prefix }, { signal: stop.signal })) {
-        if (answer.case === "summary") setSummary(answer.value);
+        if (answer.case === "summary") {
+          setSummary(answer.value);
+          setRunning(false);
+        }
         if (answer.case !== "progress") continue;
         setProgress(answer.value);
         if (answer.value.imageId) onCaption(answer.value.imageId, answer.value.caption);
