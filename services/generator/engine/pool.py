@@ -39,7 +39,7 @@ class Pool:
         self._max_loras = max_loras
         self._bases: dict[Key, Base] = {}
         self._reading: dict[tuple[Key, str], Future[Any]] = {}
-        self._expected: dict[Key, int] = {}  # bytes of bases that are being read
+        self._expected: dict[tuple[Key, str], int] = {}  # bytes of what is being read
         self.lacks_room = False
         """Whether what is in use is why `ready` has last said None."""
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -114,13 +114,13 @@ class Pool:
                 self.lacks_room = True
                 return None  # what is in use will be done some time
             on_load(plan.base.model_id)
-            self._expected[key] = wanted
+            self._expected[(key, "")] = wanted
             read = self._readers.submit(self._read_base, plan, folders)
             self._reading[(key, "")] = read
             read.add_done_callback(lambda _: wake())
         if not read.done():
             return None
-        del self._reading[(key, "")], self._expected[key]
+        del self._reading[(key, "")], self._expected[(key, "")]
         base = Base(read.result(), model_id=plan.base.model_id, name=plan.base.name)
         base.held_until = time.monotonic() + HELD_SECONDS
         with self._lock:
@@ -146,16 +146,18 @@ class Pool:
         """True once it is on the base."""
         read = self._reading.get((key, name))
         if read is None:
-            if not self._make_room(path.stat().st_size if path.is_file() else 0):
+            wanted = path.stat().st_size if path.is_file() else 0
+            if not self._make_room(wanted):
                 self.lacks_room = True
                 return False
             on_load(model_id)
+            self._expected[(key, name)] = wanted
             read = self._readers.submit(read_adapter, base.components, path)
             self._reading[(key, name)] = read
             read.add_done_callback(lambda _: wake())
         if not read.done():
             return False
-        del self._reading[(key, name)]
+        del self._reading[(key, name)], self._expected[(key, name)]
         base.put_on(name, model_id, read.result(), path)
         return True
 
@@ -169,6 +171,10 @@ class Pool:
 
     def _make_room(self, wanted: int) -> bool:
         """Lets the longest unused leave until `wanted` bytes are free; False when what is in use leaves too little."""
+        if self._taken() + wanted > self._memory_bytes:
+            # What was read and not fetched: most likely whoever asked for it has left.
+            for place in [place for place, read in self._reading.items() if read.done()]:
+                del self._reading[place], self._expected[place]
         left = False
         while self._taken() + wanted > self._memory_bytes:
             idle = [(base.used, key, "") for key, base in self._bases.items() if not base.is_busy]
