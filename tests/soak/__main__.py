@@ -50,6 +50,8 @@ REDRAWN = 0.08
 """Share of the finished requests that is drawn again."""
 APART = 4
 """Levels (of 255) by which pixels may differ that were drawn in company."""
+STRENGTH = 0.5
+"""Of the LoRAs, where 1 adds all of B A."""
 GROWTH = 0.10
 """Of the process's memory, what it may grow after its first third."""
 LOOK_SECONDS, TELL_SECONDS = 1.0, 30.0
@@ -221,7 +223,9 @@ class Soak:
         self.loras = []
         for number in range(options.loras):
             folder = root / f"lora{number}"
-            make_tiny_lora(folder, pipelines[0], rank=(2, 4, 8, 16)[number % 4], seed=number)
+            rank = (2, 4, 8, 16)[number % 4]
+            # Three stronger ones make so small a model chaotic: what rounding changes then shows.
+            make_tiny_lora(folder, pipelines[0], rank=rank, alpha=STRENGTH * rank, seed=number)
             self.loras.append(house.register(folder, base=self.bases[0]))
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         buffer = io.BytesIO()
