@@ -50,9 +50,11 @@ REDRAWN = 0.08
 """Share of the finished requests that is drawn again."""
 APART = 4
 """Levels (of 255) by which pixels may differ that were drawn in company."""
+STRENGTH = 0.5
+"""Of the LoRAs, where 1 adds all of B A."""
 GROWTH = 0.10
 """Of the process's memory, what it may grow after its first third."""
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, TELL_SECONDS = 1.0, 30.0
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Client:
         if self._rng.random() < 0.2:
             request.preview_interval = 2
         began = time.monotonic()
-        stream = self._stub.Generate(request, metadata=self._metadata)
+        stream = self._stub.Generate(request, metadata=self._metadata, timeout=self._soak.give_up)
         stops = kind in ("cancel", "leave")
         stop_at = self._rng.randrange(1, 6)
         id, ends, images = "", 0, dict[int, bytes]()
@@ -186,7 +188,9 @@ class Client:
         again = pb.GenerationSettings()
         again.CopyFrom(settings)
         again.deterministic = True
-        answer = self._stub.GenerateImages(rpc.GenerateImagesRequest(settings=again), metadata=self._metadata)
+        answer = self._stub.GenerateImages(
+            rpc.GenerateImagesRequest(settings=again), metadata=self._metadata, timeout=self._soak.give_up
+        )
         self._note("drawn again", answer.generation.id, "COMPLETED", pictures=len(answer.images))
         for place, picture in enumerate(answer.images):
             apart = int(np.abs(pixels(picture.data) - pixels(images[place])).max())
@@ -212,13 +216,16 @@ class Soak:
     def __init__(self, house: House, root: Path, options: argparse.Namespace) -> None:
         self.house = house
         self.seed = options.seed
+        self.give_up = 3 * options.patience
         self.tally = Tally()
         pipelines = [make_tiny_pipeline(root / f"tiny{seed}", seed=seed) for seed in (0, 1)]
         self.bases = [house.register(folder) for folder in pipelines]
         self.loras = []
         for number in range(options.loras):
             folder = root / f"lora{number}"
-            make_tiny_lora(folder, pipelines[0], rank=(2, 4, 8, 16)[number % 4], seed=number)
+            rank = (2, 4, 8, 16)[number % 4]
+            # Three stronger ones make so small a model chaotic: what rounding changes then shows.
+            make_tiny_lora(folder, pipelines[0], rank=rank, alpha=STRENGTH * rank, seed=number)
             self.loras.append(house.register(folder, base=self.bases[0]))
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         buffer = io.BytesIO()
@@ -254,11 +261,15 @@ class Soak:
         threads = [threading.Thread(target=Client(number, self).run) for number in range(clients)]
         for thread in threads:
             thread.start()
+        told = self.began
         process = psutil.Process(self.house.generator_pid)
         while any(thread.is_alive() for thread in threads):
             self.tally.memory.append((time.monotonic() - self.began, process.memory_info().rss))
             loaded = self.house.generator.ListLoadedModels(rpc.ListLoadedModelsRequest()).models
             self.tally.models.append(sum(each.memory_bytes for each in loaded))
+            if time.monotonic() > told + TELL_SECONDS:
+                told = time.monotonic()
+                print(f"{told - self.began:.0f} s: {sum(self.tally.kinds.values())} requests", flush=True)
             time.sleep(LOOK_SECONDS)
         for thread in threads:
             thread.join()

@@ -54,7 +54,7 @@ class Base(Held):
         self.previews = PreviewMap(components)
         self._word_rows = {part: RowAdapters(components.parts[part]) for part in components.family.text_encoders}
         self._is_compiled = is_compiled(components.denoiser)
-        self._own_bytes = components.memory_bytes
+        self.own_bytes = components.memory_bytes
         self._acting: Mapping[str, float] = {}
         self._words: OrderedDict[object, tuple[Words, int]] = OrderedDict()
         self._words_bytes = 0
@@ -62,7 +62,7 @@ class Base(Held):
 
     @property
     def memory_bytes(self) -> int:
-        return self._own_bytes + sum(lora.memory_bytes for lora in self.loras.values())
+        return self.own_bytes + sum(lora.memory_bytes for lora in self.loras.values())
 
     def put_on(self, name: str, model_id: int, adapter: Adapter | None, path: Path) -> None:
         """A LoRA that was read; None is one for peft. Raises as `load_loras`."""

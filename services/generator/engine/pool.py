@@ -41,6 +41,14 @@ class Ready:
     nets: tuple[Net, ...]  # in the plan's order
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Who is told of models that are read."""
+
+    on_load: Callable[[int], None]
+    wake: Callable[[], None]
+
+
 class Pool:
     """Bases, LoRAs and ControlNets within `memory_bytes`: what was unused for longest leaves first, what is in use
     never."""
@@ -53,7 +61,7 @@ class Pool:
         self._bases: dict[Key, Base] = {}
         self._nets: dict[str, Net] = {}  # by digest
         self._reading: dict[tuple[Key, str], Future[Any]] = {}
-        self._expected: dict[Key, int] = {}  # bytes of bases and ControlNets that are being read
+        self._expected: dict[tuple[Key, str], int] = {}  # bytes of what is being read
         self.lacks_room = False
         """Whether what is in use is why `ready` has last said None."""
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -69,26 +77,26 @@ class Pool:
         memory there is).
         """
         self.lacks_room = False
-        key = _key(plan)
-        base = self._bases.get(key) or self._base(key, plan, folders, on_load, wake)
+        key, told = _key(plan), _Told(on_load, wake)
+        base = self._bases.get(key) or self._base(key, plan, folders, told)
         if base is None:
             return None
         names = lora_names(plan)
         base.used = time.monotonic()
         nets = [
-            self._net(source, folder, plan.family, on_load, wake)
+            self._net(source, folder, plan.family, told)
             for source, folder in zip(plan.controls, folders.controls, strict=True)
         ]
         whole = all(net is not None for net in nets)
         for name, lora, path in zip(names, plan.loras, folders.loras, strict=True):
             if name not in base.loras:
-                whole = self._lora(key, base, name, lora.source.model_id, path, on_load, wake) and whole
+                whole = self._lora(key, base, name, lora.source.model_id, path, told) and whole
         if not whole:
-            beside = sum(path.stat().st_size for path in folders.loras) + sum(map(bytes_of_folder, folders.controls))
-            self._check_budget(base.memory_bytes + beside, plan.base)
+            loras = sum(path.stat().st_size for path in folders.loras if path.is_file())
+            self._check_budget(base.own_bytes + loras + sum(map(bytes_of_folder, folders.controls)), plan.base)
             # What is here already shall be when the rest is; but two that lack room must not keep each other waiting.
-            reads = any((key, name) in self._reading for name in names)
-            reads = reads or any(((source.digest,), "net") in self._reading for source in plan.controls)
+            places = [*((key, name) for name in names), *map(_net_place, plan.controls)]
+            reads = any(place in self._reading for place in places)
             base.held_until = time.monotonic() + HELD_SECONDS if reads else 0.0
             return None
         there = tuple(net for net in nets if net is not None)
@@ -132,83 +140,66 @@ class Pool:
     def close(self) -> None:
         self._readers.shutdown(wait=True, cancel_futures=True)
 
-    def _base(
-        self, key: Key, plan: Plan, folders: Folders, on_load: Callable[[int], None], wake: Callable[[], None]
-    ) -> Base | None:
-        read = self._reading.get((key, ""))
-        if read is None:
+    def _base(self, key: Key, plan: Plan, folders: Folders, told: "_Told") -> Base | None:
+        place = (key, "")
+        if place not in self._reading:
             wanted, in_turns = self._fit(plan, folders)
             self._check_budget(wanted, plan.base)
-            if not self._make_room(wanted):
-                self.lacks_room = True
-                return None  # what is in use will be done some time
-            on_load(plan.base.model_id)
-            self._expected[key] = wanted
-            read = self._readers.submit(self._reader.base, plan, folders, in_turns)
-            self._reading[(key, "")] = read
-            read.add_done_callback(lambda _: wake())
-        if not read.done():
+            self._read(place, wanted, plan.base.model_id, told, partial(self._reader.base, plan, folders, in_turns))
+        if (read := self._take(place)) is None:
             return None
-        del self._reading[(key, "")], self._expected[key]
         base = Base(read.result(), model_id=plan.base.model_id, name=plan.base.name)
         base.held_until = time.monotonic() + HELD_SECONDS
         with self._lock:
             self._bases[key] = base
         return base
 
-    def _lora(
-        self,
-        key: Key,
-        base: Base,
-        name: str,
-        model_id: int,
-        path: Path,
-        on_load: Callable[[int], None],
-        wake: Callable[[], None],
-    ) -> bool:
+    def _lora(self, key: Key, base: Base, name: str, model_id: int, path: Path, told: "_Told") -> bool:
         """True once it is on the base."""
-        read = self._reading.get((key, name))
-        if read is None:
-            if not self._make_room(path.stat().st_size if path.is_file() else 0):
-                self.lacks_room = True
-                return False
-            on_load(model_id)
-            read = self._readers.submit(read_adapter, base.components, path)
-            self._reading[(key, name)] = read
-            read.add_done_callback(lambda _: wake())
-        if not read.done():
+        place = (key, name)
+        if place not in self._reading:
+            wanted = path.stat().st_size if path.is_file() else 0
+            self._read(place, wanted, model_id, told, partial(read_adapter, base.components, path))
+        if (read := self._take(place)) is None:
             return False
-        del self._reading[(key, name)]
         base.put_on(name, model_id, read.result(), path)
         return True
 
-    def _net(
-        self, source: Source, folder: Path, family: str, on_load: Callable[[int], None], wake: Callable[[], None]
-    ) -> Net | None:
-        net = self._nets.get(source.digest)
-        if net is not None:
+    def _net(self, source: Source, folder: Path, family: str, told: "_Told") -> Net | None:
+        if (net := self._nets.get(source.digest)) is not None:
             return net
-        key = (source.digest,)
-        read = self._reading.get((key, "net"))
-        if read is None:
+        place = _net_place(source)
+        if place not in self._reading:
             wanted = bytes_of_folder(folder)
             self._check_budget(wanted, source)
-            if not self._make_room(wanted):
-                self.lacks_room = True
-                return None
-            on_load(source.model_id)
-            self._expected[key] = wanted
-            read = self._readers.submit(self._reader.net, folder, family)
-            self._reading[(key, "net")] = read
-            read.add_done_callback(lambda _: wake())
-        if not read.done():
+            self._read(place, wanted, source.model_id, told, partial(self._reader.net, folder, family))
+        if (read := self._take(place)) is None:
             return None
-        del self._reading[(key, "net")], self._expected[key]
         net = Net(read.result(), model_id=source.model_id, name=source.name)
         net.held_until = time.monotonic() + HELD_SECONDS
         with self._lock:
             self._nets[source.digest] = net
         return net
+
+    def _read(
+        self, place: tuple[Key, str], wanted: int, model_id: int, told: "_Told", work: Callable[[], object]
+    ) -> None:
+        """Begins to, if what is in use leaves room for it; else it will be done some time."""
+        if not self._make_room(wanted):
+            self.lacks_room = True
+            return
+        told.on_load(model_id)
+        self._expected[place] = wanted
+        read = self._reading[place] = self._readers.submit(work)
+        read.add_done_callback(lambda _: told.wake())
+
+    def _take(self, place: tuple[Key, str]) -> "Future[Any] | None":
+        """What has been read."""
+        read = self._reading.get(place)
+        if read is None or not read.done():
+            return None
+        del self._reading[place], self._expected[place]
+        return read
 
     def _fit(self, plan: Plan, folders: Folders) -> tuple[int, bool]:
         """Bytes of a base, and whether its parts must take turns so that a GPU takes it."""
@@ -228,6 +219,10 @@ class Pool:
 
     def _make_room(self, wanted: int) -> bool:
         """Lets the longest unused leave until `wanted` bytes are free; False when what is in use leaves too little."""
+        if self._taken() + wanted > self._memory_bytes:
+            # What was read and not fetched: most likely whoever asked for it has left.
+            for place in [place for place, read in self._reading.items() if read.done()]:
+                del self._reading[place], self._expected[place]
         left = False
         while self._taken() + wanted > self._memory_bytes:
             if not self._drop_longest_unused():
@@ -281,6 +276,10 @@ class Pool:
                 with self._lock:
                     del self._bases[key]
         release_memory(self._device)
+
+
+def _net_place(source: Source) -> tuple[Key, str]:
+    return (source.digest,), "net"
 
 
 def lora_names(plan: Plan) -> list[str]:
