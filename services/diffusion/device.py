@@ -38,3 +38,28 @@ def drawing_dtype(device: str) -> "torch.dtype":
     import torch
 
     return torch.float32 if device == "cpu" else torch.float16
+
+
+def num_threads() -> int:
+    """CPU threads that torch uses in the calling thread."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def use_threads(count: int) -> None:
+    """Has torch use so many CPU threads in the calling thread."""
+    import torch
+
+    torch.get_num_threads()  # a thread that has not asked yet would forget what it is told now
+    torch.set_num_threads(count)
+
+
+def work_beside() -> None:
+    """Has torch use one CPU thread in the calling thread, which works beside the one that draws.
+
+    GNU's OpenMP keeps threads for each thread that calls it. Once there are more of them than cores, they no longer
+    spin between one operation and the next but sleep: on two cores, a pass of the starter model took 1.4 times as long
+    as soon as another thread had its own.
+    """
+    use_threads(1)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
+from services.diffusion.device import work_beside
 from services.diffusion.safety import SafetyChecker, load_safety_checker
 from services.generator.domain import Verdict
 
@@ -29,7 +30,7 @@ class Checker:
     async def open(cls, folder: Path, *, device: str, dtype: "torch.dtype", action: Action) -> Self:
         """Of a folder with `safety_checker/`, and `feature_extractor/` beside it. Raises WeightsUnavailable naming what
         is missing or damaged."""
-        thread = ThreadPoolExecutor(1, thread_name_prefix="safety")
+        thread = ThreadPoolExecutor(1, thread_name_prefix="safety", initializer=work_beside)
         loop = asyncio.get_running_loop()
         home = folder / "safety_checker"
         loaded = await loop.run_in_executor(thread, lambda: load_safety_checker(home, device=device, dtype=dtype))

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from services.common.errors import Cancelled, ResourceExhausted
+from services.diffusion.device import num_threads, use_threads
 from services.diffusion.encode import decode_latents
 from services.diffusion.sample import Sample, step_together
 from services.diffusion.schedulers import display_name
@@ -150,7 +151,7 @@ class Engine:
         self._paces: dict[Hashable, Pace] = {}
         self._limits: dict[Hashable, int] = {}
         self._number = 0
-        self._thread = threading.Thread(target=self._run, name="torch", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(num_threads(),), name="torch", daemon=True)
         self._thread.start()
 
     async def draw(self, drawing: Drawing) -> list[str]:
@@ -285,7 +286,8 @@ class Engine:
 
     # On the thread.
 
-    def _run(self) -> None:
+    def _run(self, count: int) -> None:
+        use_threads(count)  # its own, whatever readers use
         while True:
             with self._changed:
                 # While files are read there is nothing to do but wait for them.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import FailedPrecondition, ResourceExhausted
+from services.diffusion.device import work_beside
 from services.diffusion.families import get_family
 from services.diffusion.load import bytes_in_turns
 from services.diffusion.mixed import read_adapter
@@ -64,7 +65,7 @@ class Pool:
         self._expected: dict[tuple[Key, str], int] = {}  # bytes of what is being read
         self.lacks_room = False
         """Whether what is in use is why `ready` has last said None."""
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader", initializer=work_beside)
         self._lock = threading.Lock()
 
     def ready(
