@@ -1,10 +1,11 @@
 import { useInfiniteQuery } from "@connectrpc/connect-query";
-import { Badge, Button, Card, Center, Group, SimpleGrid, Skeleton, Text } from "@mantine/core";
+import { Badge, Button, Card, Group, SimpleGrid, Skeleton, Text } from "@mantine/core";
 import { IconPhoto, IconPlus } from "@tabler/icons-react";
 import { useState } from "react";
 import { Link, useLocation } from "wouter";
 import { Failed } from "../api/Failed";
 import { thumbnailUrl } from "../api/urls";
+import { More } from "../app/More";
 import { Empty, Page } from "../app/Page";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { type Dataset, DatasetType } from "../gen/atelier/catalog/v1/dataset_pb";
@@ -45,13 +46,7 @@ export default function DatasetsPage() {
           <DatasetCard key={dataset.id} dataset={dataset} />
         ))}
       </SimpleGrid>
-      {list.hasNextPage && (
-        <Center>
-          <Button variant="default" loading={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
-            {words.common.more}
-          </Button>
-        </Center>
-      )}
+      <More list={list} />
       {creating && (
         <DatasetForm onClose={() => setCreating(false)} onSaved={(dataset) => go(`/datasets/${dataset.id}`)} />
       )}

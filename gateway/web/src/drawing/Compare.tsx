@@ -5,9 +5,10 @@ import { useSpeech } from "../i18n";
 import { type Draft, emptyDraft } from "./draft";
 import { Drawing } from "./Drawing";
 import classes from "./Drawing.module.css";
-import { type FieldsProps, PromptFields, SettingFields } from "./Fields";
+import { type FieldsProps, PromptFields, SettingFields, useModelGroups } from "./Fields";
 import { MoreFields } from "./MoreFields";
 import { anySeed, requestOf } from "./request";
+import { Result } from "./Result";
 import { Running } from "./Running";
 import { rememberCompared, rememberDraft, rememberedCompared, rememberedDraft } from "./session";
 import type { Choices } from "./useChoices";
@@ -37,7 +38,7 @@ export function Compare({ choices }: { choices: Choices }) {
     rememberCompared(next);
     setDrawings(next);
   };
-  const option = ({ id }: { id: number }) => ({ value: String(id), label: choices.labels.get(id) ?? "" });
+  const groups = useModelGroups(choices);
   const seed = drawings[0]?.request.settings?.seed;
   return (
     <div className={classes.columns}>
@@ -54,10 +55,7 @@ export function Compare({ choices }: { choices: Choices }) {
               nothingFoundMessage={words.drawing.noMatch}
               value={[...chosen]}
               onChange={setChosen}
-              data={[
-                { group: words.drawing.trained, items: choices.trained.map(option) },
-                { group: words.drawing.base, items: choices.bases.map(option) },
-              ].filter(({ items }) => items.length > 0)}
+              data={groups}
               clearButtonProps={{ "aria-label": words.images.selectNone }}
             />
             <PromptFields {...fields} />
@@ -71,12 +69,8 @@ export function Compare({ choices }: { choices: Choices }) {
           </Stack>
         </form>
       </Paper>
-      <Paper withBorder p="md" component="section" aria-label={words.drawing.result} mih={260}>
-        {drawings.length === 0 ? (
-          <Stack align="center" justify="center" mih={220} ta="center">
-            <Text fw={600}>{words.drawing.emptyResult}</Text>
-          </Stack>
-        ) : (
+      <Result empty={words.drawing.emptyResult}>
+        {drawings.length > 0 && (
           <Stack>
             {seed !== undefined && <Text c="dimmed">{words.compare.seedUsed(seed.toString())}</Text>}
             <ul className={classes.compared}>
@@ -97,7 +91,7 @@ export function Compare({ choices }: { choices: Choices }) {
             </ul>
           </Stack>
         )}
-      </Paper>
+      </Result>
     </div>
   );
 }

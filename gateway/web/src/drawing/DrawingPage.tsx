@@ -1,4 +1,4 @@
-import { Alert, Button, Paper, Skeleton, Stack, Tabs, Text } from "@mantine/core";
+import { Alert, Button, Paper, Skeleton, Stack, Tabs } from "@mantine/core";
 import { IconBrush } from "@tabler/icons-react";
 import type { FormEvent } from "react";
 import { useLocation, useSearch } from "wouter";
@@ -15,6 +15,7 @@ import { Grid } from "./Grid";
 import { History } from "./History";
 import { MoreFields } from "./MoreFields";
 import { requestOf } from "./request";
+import { Result } from "./Result";
 import { Running } from "./Running";
 import { rememberDraft, rememberedDraft } from "./session";
 import { type Choices, firstModel, useChoices, withModel } from "./useChoices";
@@ -114,18 +115,9 @@ function Draw({ choices }: { choices: Choices }) {
             </Stack>
           </form>
         </Paper>
-        <Paper withBorder p="md" component="section" aria-label={words.drawing.result} mih={260}>
-          {drawing && !refused ? (
-            <Running key={drawing.request.requestId} drawing={drawing} onUse={use} />
-          ) : (
-            <Stack align="center" justify="center" mih={220} gap={4} ta="center">
-              <Text fw={600}>{words.drawing.emptyResult}</Text>
-              <Text c="dimmed" size="sm">
-                {words.drawing.emptyResultHint}
-              </Text>
-            </Stack>
-          )}
-        </Paper>
+        <Result empty={words.drawing.emptyResult} hint={words.drawing.emptyResultHint}>
+          {drawing && !refused && <Running key={drawing.request.requestId} drawing={drawing} onUse={use} />}
+        </Result>
       </div>
       {/* Asked for anew when a drawing begins and when it ends. */}
       <History

@@ -30,10 +30,20 @@ export function useAmounts({ draft, set, problem }: FieldsProps) {
   });
 }
 
+/** Trained and base models, for a dropdown. */
+export function useModelGroups({ trained, bases, labels }: Choices) {
+  const { words } = useSpeech();
+  const option = ({ id }: { id: number }) => ({ value: String(id), label: labels.get(id) ?? "" });
+  return [
+    { group: words.drawing.trained, items: trained.map(option) },
+    { group: words.drawing.base, items: bases.map(option) },
+  ].filter(({ items }) => items.length > 0);
+}
+
 /** Base and trained models in one dropdown, found by name. */
 export function ModelField({ draft, set, problem, choices }: FieldsProps) {
   const { words } = useSpeech();
-  const option = ({ id }: { id: number }) => ({ value: String(id), label: choices.labels.get(id) ?? "" });
+  const groups = useModelGroups(choices);
   return (
     <Select
       label={words.drawing.model}
@@ -44,16 +54,14 @@ export function ModelField({ draft, set, problem, choices }: FieldsProps) {
       maxDropdownHeight={320}
       value={draft.modelId ? String(draft.modelId) : null}
       onChange={(value) => set(withModel(draft, Number(value), choices))}
-      data={[
-        { group: words.drawing.trained, items: choices.trained.map(option) },
-        { group: words.drawing.base, items: choices.bases.map(option) },
-      ].filter(({ items }) => items.length > 0)}
+      data={groups}
       error={problem("modelId")}
     />
   );
 }
 
-export function PromptFields({ draft, set, problem }: FieldsProps) {
+export function PromptFields(props: FieldsProps) {
+  const { draft, set, problem } = props;
   const { words } = useSpeech();
   return (
     <>
@@ -70,17 +78,24 @@ export function PromptFields({ draft, set, problem }: FieldsProps) {
           if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.currentTarget.form?.requestSubmit();
         }}
       />
-      <Textarea
-        label={words.drawing.negative}
-        placeholder={words.drawing.negativeHint}
-        autosize
-        minRows={1}
-        maxRows={5}
-        value={draft.negative}
-        error={problem("negative")}
-        onChange={(event) => set({ negative: event.currentTarget.value })}
-      />
+      <NegativeField {...props} />
     </>
+  );
+}
+
+export function NegativeField({ draft, set, problem }: FieldsProps) {
+  const { words } = useSpeech();
+  return (
+    <Textarea
+      label={words.drawing.negative}
+      placeholder={words.drawing.negativeHint}
+      autosize
+      minRows={1}
+      maxRows={5}
+      value={draft.negative}
+      error={problem("negative")}
+      onChange={(event) => set({ negative: event.currentTarget.value })}
+    />
   );
 }
 

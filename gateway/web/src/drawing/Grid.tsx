@@ -6,11 +6,12 @@ import { useSpeech } from "../i18n";
 import { type Draft, emptyDraft, type GridDraft, pageOf } from "./draft";
 import { isOver } from "./Drawing";
 import classes from "./Drawing.module.css";
-import { SettingFields } from "./Fields";
+import { NegativeField, SettingFields, useModelGroups } from "./Fields";
 import { axesOf, cells } from "./axes";
 import { History } from "./History";
 import { MoreFields } from "./MoreFields";
 import { anySeed, gridRequestOf } from "./request";
+import { Result } from "./Result";
 import { Running } from "./Running";
 import { rememberDraft, rememberedDraft } from "./session";
 import { type Choices, firstModel } from "./useChoices";
@@ -50,7 +51,7 @@ export function Grid({ choices }: { choices: Choices }) {
     setDraft(next);
     go("/text-to-image");
   };
-  const option = ({ id }: { id: number }) => ({ value: String(id), label: choices.labels.get(id) ?? "" });
+  const groups = useModelGroups(choices);
   return (
     <Stack gap="xl">
       <div className={classes.columns}>
@@ -76,10 +77,7 @@ export function Grid({ choices }: { choices: Choices }) {
                 nothingFoundMessage={words.drawing.noMatch}
                 value={grid.modelIds.map(String)}
                 onChange={(ids) => set({ modelIds: ids.map(Number) })}
-                data={[
-                  { group: words.drawing.trained, items: choices.trained.map(option) },
-                  { group: words.drawing.base, items: choices.bases.map(option) },
-                ].filter(({ items }) => items.length > 0)}
+                data={groups}
                 clearButtonProps={{ "aria-label": words.images.selectNone }}
                 error={fields.problem("modelId")}
               />
@@ -99,16 +97,7 @@ export function Grid({ choices }: { choices: Choices }) {
                 onChange={(event) => set({ seeds: event.currentTarget.value })}
                 error={axes.wrong.seeds.length > 0 && t.noNumber(axes.wrong.seeds.join(", "))}
               />
-              <Textarea
-                label={words.drawing.negative}
-                placeholder={words.drawing.negativeHint}
-                autosize
-                minRows={1}
-                maxRows={5}
-                value={draft.negative}
-                error={fields.problem("negative")}
-                onChange={(event) => fields.set({ negative: event.currentTarget.value })}
-              />
+              <NegativeField {...fields} />
               <SettingFields {...fields} withCount={false} withSeed={false} />
               <MoreFields {...fields} modelId={model} />
               {(rest || fields.problem("grid")) && (
@@ -133,18 +122,9 @@ export function Grid({ choices }: { choices: Choices }) {
             </Stack>
           </form>
         </Paper>
-        <Paper withBorder p="md" component="section" aria-label={words.drawing.result} mih={260}>
-          {drawing && !refused ? (
-            <Running key={drawing.request.requestId} drawing={drawing} onUse={use} />
-          ) : (
-            <Stack align="center" justify="center" mih={220} gap={4} ta="center">
-              <Text fw={600}>{t.empty}</Text>
-              <Text c="dimmed" size="sm">
-                {t.emptyHint}
-              </Text>
-            </Stack>
-          )}
-        </Paper>
+        <Result empty={t.empty} hint={t.emptyHint}>
+          {drawing && !refused && <Running key={drawing.request.requestId} drawing={drawing} onUse={use} />}
+        </Result>
       </div>
       <History
         title={words.drawing.history}

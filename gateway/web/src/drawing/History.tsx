@@ -1,11 +1,12 @@
 import { useInfiniteQuery, useQuery } from "@connectrpc/connect-query";
-import { Button, Center, Group, Text, Title } from "@mantine/core";
+import { Group, Text, Title } from "@mantine/core";
 import { useDebouncedValue } from "@mantine/hooks";
 import { IconPinFilled } from "@tabler/icons-react";
 import { keepPreviousData } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { Failed } from "../api/Failed";
 import { pictureUrl } from "../api/urls";
+import { More } from "../app/More";
 import { type Generation, GenerationStatus } from "../gen/atelier/generator/v1/generation_pb";
 import { GeneratorService } from "../gen/atelier/generator/v1/generator_service_pb";
 import { useSpeech } from "../i18n";
@@ -80,13 +81,7 @@ export function History({ title, empty, modelId, moment, onUse }: HistoryProps) 
           </li>
         ))}
       </ul>
-      {list.hasNextPage && (
-        <Center mt="md">
-          <Button variant="default" loading={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
-            {words.common.more}
-          </Button>
-        </Center>
-      )}
+      <More list={list} mt="md" />
       {opened && (
         <PastModal
           key={opened}

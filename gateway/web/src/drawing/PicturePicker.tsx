@@ -1,8 +1,9 @@
 import { useInfiniteQuery } from "@connectrpc/connect-query";
-import { Button, Center, Modal, Select, Skeleton, Stack, Text } from "@mantine/core";
+import { Modal, Select, Skeleton, Stack, Text } from "@mantine/core";
 import { useState } from "react";
 import { Failed } from "../api/Failed";
 import { pictureUrl, thumbnailUrl } from "../api/urls";
+import { More, type Paged } from "../app/More";
 import { CatalogService } from "../gen/atelier/catalog/v1/catalog_service_pb";
 import { DatasetType } from "../gen/atelier/catalog/v1/dataset_pb";
 import { GenerationStatus } from "../gen/atelier/generator/v1/generation_pb";
@@ -100,13 +101,12 @@ function FromGallery({ onPick }: Pick<PicturePickerProps, "onPick">) {
 
 interface PicturesProps {
   pictures: readonly { url: string; label: string; picture: Picture }[];
-  list: { isSuccess: boolean; error: unknown; hasNextPage: boolean; isFetchingNextPage: boolean; fetchNextPage: () => unknown };
+  list: Paged & { isSuccess: boolean; error: unknown };
   empty?: string;
   onPick: (picture: Picture) => void;
 }
 
 function Pictures({ pictures, list, empty, onPick }: PicturesProps) {
-  const { words } = useSpeech();
   return (
     <>
       {list.error !== null && <Failed error={list.error} />}
@@ -120,13 +120,7 @@ function Pictures({ pictures, list, empty, onPick }: PicturesProps) {
           </li>
         ))}
       </ul>
-      {list.hasNextPage && (
-        <Center mt="md">
-          <Button variant="default" loading={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
-            {words.common.more}
-          </Button>
-        </Center>
-      )}
+      <More list={list} mt="md" />
     </>
   );
 }

@@ -1,9 +1,10 @@
 import { useInfiniteQuery, useMutation } from "@connectrpc/connect-query";
-import { ActionIcon, Anchor, Button, Center, Group, Paper, Progress, Skeleton, Stack, Text } from "@mantine/core";
+import { ActionIcon, Anchor, Button, Group, Paper, Progress, Skeleton, Stack, Text } from "@mantine/core";
 import { IconArrowBarToUp, IconPlayerPlayFilled, IconPlus } from "@tabler/icons-react";
 import { useMemo, useState } from "react";
 import { Link, useLocation, useSearch } from "wouter";
 import { Failed, notifyFailure } from "../api/Failed";
+import { More } from "../app/More";
 import { Empty, Page } from "../app/Page";
 import { TrainerService } from "../gen/atelier/trainer/v1/trainer_service_pb";
 import { JobStatus, type TrainingJob } from "../gen/atelier/trainer/v1/training_pb";
@@ -72,13 +73,7 @@ export default function TrainingPage() {
           ))}
         </Stack>
       )}
-      {list.hasNextPage && (
-        <Center>
-          <Button variant="default" loading={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
-            {words.common.more}
-          </Button>
-        </Center>
-      )}
+      <More list={list} />
       {creating && (
         <JobForm
           datasetId={wanted ? Number(wanted) : undefined}
