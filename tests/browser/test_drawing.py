@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from atelier.catalog.v1 import catalog_service_pb2, model_pb2
 from atelier.generator.v1.generation_pb2 import (
     GENERATION_STATUS_COMPLETED,
     PICTURE_FORMAT_ANIMATED_WEBP,
@@ -20,8 +19,8 @@ from atelier_client.stack import Stack
 from PIL import Image
 from playwright.sync_api import expect
 
-from services.common.blobs import BlobStore
 from tests.browser.conftest import settle, until
+from tests.registered import register_clips, register_control
 from tests.tiny import make_tiny_control, make_tiny_lora, make_tiny_pipeline
 from tests.tiny_families import make_tiny_svd
 
@@ -40,46 +39,17 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def register(stack: Stack, client: Atelier, folder: Path, **fields: Any) -> int:
-    """A model of the files in `folder`."""
-    blobs = BlobStore(stack.data_dir / "blobs")
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest, size = blobs.put_file(path)
-        files.append(model_pb2.ModelFile(path=path.relative_to(folder).as_posix(), sha256=digest, size_bytes=size))
-    request = catalog_service_pb2.RegisterModelRequest(
-        name=folder.name, stored=model_pb2.StoredWeights(files=files), native_resolution=64, **fields
-    )
-    return client.models._catalog.call(client.models._stub.RegisterModel, request).model.id
-
-
 @pytest.fixture(scope="module")
 def clips(stack: Stack, client: Atelier, tmp_path_factory: pytest.TempPathFactory) -> int:
     """A model that draws clips."""
-    return register(
-        stack,
-        client,
-        make_tiny_svd(tmp_path_factory.mktemp("svd") / "waves"),
-        type=model_pb2.MODEL_TYPE_BASE_MODEL,
-        category=model_pb2.MODEL_CATEGORY_VIDEO,
-        family=model_pb2.MODEL_FAMILY_STABLE_VIDEO_DIFFUSION,
-        layout=model_pb2.WEIGHTS_LAYOUT_PIPELINE,
-    )
+    return register_clips(stack, client, make_tiny_svd(tmp_path_factory.mktemp("svd") / "waves"))
 
 
 @pytest.fixture(scope="module")
 def edges(stack: Stack, client: Atelier, tmp_path_factory: pytest.TempPathFactory) -> int:
     """A ControlNet that has learnt nothing, but is not silent."""
     place = tmp_path_factory.mktemp("control")
-    return register(
-        stack,
-        client,
-        make_tiny_control(place / "edges", make_tiny_pipeline(place / "pipeline")),
-        type=model_pb2.MODEL_TYPE_CONTROLNET,
-        category=model_pb2.MODEL_CATEGORY_IMAGE,
-        family=model_pb2.MODEL_FAMILY_STABLE_DIFFUSION,
-        layout=model_pb2.WEIGHTS_LAYOUT_CONTROLNET,
-    )
+    return register_control(stack, client, make_tiny_control(place / "edges", make_tiny_pipeline(place / "pipeline")))
 
 
 @pytest.fixture(scope="module")
