@@ -25,6 +25,7 @@ def motion_of(frames_per_second: int, motion_bucket_id: int, noise_augmentation:
 class ClipStart:
     """What drawing a clip begins with, one row each."""
 
+    seed: int
     said: Conditioning
     unsaid: Conditioning
     noise: "torch.Tensor"  # (1, F, C, H/f, W/f)
@@ -58,41 +59,22 @@ def begin_clip(
     motion = torch.tensor([motion_of(frames_per_second, motion_bucket_id, noise_augmentation)])
     said["motion"] = unsaid["motion"] = motion
     guidance = torch.linspace(LEAST_GUIDANCE, guidance_scale, num_frames).view(-1, 1, 1, 1)
-    return ClipStart(said, unsaid, noise, guidance.to(components.device))
+    return ClipStart(seed, said, unsaid, noise, guidance.to(components.device))
 
 
 def draw_clip(
-    components: Components,
-    scheduler: "SchedulerMixin",
-    frame: "torch.Tensor",
-    *,
-    seed: int,
-    num_frames: int,
-    frames_per_second: int = 7,
-    motion_bucket_id: int = 127,
-    noise_augmentation: float = 0.02,
-    steps: int = 25,
-    guidance_scale: float = 3.0,
+    components: Components, scheduler: "SchedulerMixin", begun: ClipStart, *, steps: int = 25
 ) -> Iterator[Step]:
-    """Draws the latents of one clip, (1, F, C, H/f, W/f), from its first frame (3, H, W) in [-1, 1], yielding after
-    every pass. As diffusers' StableVideoDiffusionPipeline with the same seed draws it."""
-    begun = begin_clip(
-        components,
-        frame,
-        seed=seed,
-        num_frames=num_frames,
-        frames_per_second=frames_per_second,
-        motion_bucket_id=motion_bucket_id,
-        noise_augmentation=noise_augmentation,
-        guidance_scale=guidance_scale,
-    )
-    height, width = frame.shape[1:]
+    """Draws the latents of one clip, (1, F, C, H/f, W/f), yielding after every pass. As diffusers'
+    StableVideoDiffusionPipeline with the same seed draws it."""
+    factor = components.size.vae_factor
+    height, width = (side * factor for side in begun.noise.shape[-2:])
     return denoise(
         components,
         scheduler,
         said=begun.said,
         unsaid=begun.unsaid,
-        seeds=[seed],
+        seeds=[begun.seed],
         width=width,
         height=height,
         steps=steps,

@@ -30,7 +30,7 @@ class Control:
     """A ControlNet and what it is shown. It acts between two shares of the steps."""
 
     model: Any  # diffusers' ControlNetModel
-    images: "torch.Tensor"  # (B, 3, H, W) in [0, 1], or (1, 3, H, W) for all alike
+    images: "torch.Tensor"  # (1, 3, H, W) in [0, 1]
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from services.diffusion.control import Control, control_residuals, steers_unsaid
 from services.diffusion.families.family import Conditioning
 from services.diffusion.geometry import as_rows, whole
 from services.diffusion.load import Components
@@ -38,7 +37,6 @@ def denoise(
     guidance_scale: "float | torch.Tensor" = 7.5,
     guidance_rescale: float = 0.0,
     noise: "torch.Tensor | None" = None,
-    controls: Sequence[Control] = (),
 ) -> Iterator[Step]:
     """Draws `len(seeds)` latents together, yielding after every pass; the last step's latents are the result.
 
@@ -47,7 +45,7 @@ def denoise(
     i's noise, at the start and in stochastic samplers, comes from a generator of its own seeded with `seeds[i]`, on the
     CPU and in float32, so that a seed means the same everywhere and whatever else is in the batch. `width` and `height`
     are pixels, multiples of `components.size.multiple`. Where `noise` (B, ...) is given, drawing begins with that, and
-    latents have its shape: clips are drawn so, whose guidance is a tensor (F, 1, 1, 1). `controls` steer all of them.
+    latents have its shape: clips are drawn so, whose guidance is a tensor (F, 1, 1, 1).
     The scheduler works in float32 whatever the denoiser's precision. Leaving the generator ends the work.
     """
     import torch
@@ -75,9 +73,7 @@ def denoise(
         with torch.no_grad():
             scaled = sampler.scale_model_input(latents, timestep) if hasattr(sampler, "scale_model_input") else latents
             entry = (torch.cat([scaled, scaled]) if guided else scaled).to(dtype)
-            weights = [control.weight_at(index - 1, total) for control in controls]
-            steered = _steer(controls, weights, entry, timestep, conditioning, guided) if any(weights) else {}
-            output = components.family.predict(components, entry, timestep, {**conditioning, **steered}).float()
+            output = components.family.predict(components, entry, timestep, conditioning).float()
             if guided:
                 negative, positive = output.chunk(2)
                 output = guide(negative, positive, guidance_scale, guidance_rescale)
@@ -96,29 +92,6 @@ def _together(
         rows = [part[name].expand(batch, *part[name].shape[1:]) for part in parts]
         together[name] = torch.cat(rows).to(device, dtype).contiguous()
     return together
-
-
-def _steer(
-    controls: Sequence[Control],
-    weights: Sequence[float],
-    entry: "torch.Tensor",
-    timestep: "torch.Tensor",
-    conditioning: Conditioning,
-    guided: bool,
-) -> "dict[str, torch.Tensor]":
-    """What the ControlNets that act now add."""
-    import torch
-
-    models, images, rows = [], [], []
-    for control, weight in zip(controls, weights, strict=True):
-        if weight:
-            batch = entry.shape[0] // (2 if guided else 1)
-            shown = control.images.to(entry).expand(batch, -1, -1, -1)
-            row = torch.full((batch,), weight, device=entry.device)
-            models.append(control.model)
-            images.append(torch.cat([shown, shown]) if guided else shown)
-            rows.append(torch.cat([row * steers_unsaid(control.model), row]) if guided else row)
-    return control_residuals(models, images, rows, entry, timestep, conditioning)
 
 
 def guide(

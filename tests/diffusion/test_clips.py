@@ -11,7 +11,7 @@ from PIL import Image
 
 from services.common.errors import FailedPrecondition
 from services.diffusion.adapters import add_lora, load_loras, save_lora, set_lora_weights
-from services.diffusion.clips import draw_clip
+from services.diffusion.clips import begin_clip, draw_clip
 from services.diffusion.encode import decode_latents, encode_prompts
 from services.diffusion.families import get_family
 from services.diffusion.load import Components, load_components
@@ -40,9 +40,8 @@ def first_frame() -> "np.ndarray[Any, Any]":
 def draw(components: Components) -> "np.ndarray[Any, Any]":
     """(F, H, W, 3) int."""
     frame = torch.from_numpy(first_frame()).permute(2, 0, 1).float() / 127.5 - 1
-    for step in draw_clip(
-        components, make_scheduler(components), frame, seed=5, num_frames=FRAMES, motion_bucket_id=100, steps=3
-    ):
+    begun = begin_clip(components, frame, seed=5, num_frames=FRAMES, motion_bucket_id=100)
+    for step in draw_clip(components, make_scheduler(components), begun, steps=3):
         latents = step.latents
     assert step.total == 3
     return decode_latents(components, latents)[0].numpy().astype(int)
@@ -69,11 +68,8 @@ def test_a_clip_is_the_same_as_diffusers_draws(components: Components, folder: P
 
 def test_the_predicted_original_ends_at_the_clip(components: Components) -> None:
     frame = torch.from_numpy(first_frame()).permute(2, 0, 1).float() / 127.5 - 1
-    steps = list(
-        draw_clip(
-            components, make_scheduler(components), frame, seed=5, num_frames=FRAMES, steps=12, guidance_scale=1.0
-        )
-    )
+    begun = begin_clip(components, frame, seed=5, num_frames=FRAMES, guidance_scale=1.0)
+    steps = list(draw_clip(components, make_scheduler(components), begun, steps=12))
     assert steps[0].predict_original().shape == (1, FRAMES, 4, HEIGHT // 4, WIDTH // 4)
     torch.testing.assert_close(steps[-1].predict_original(), steps[-1].latents, atol=1e-2, rtol=1e-2)
 

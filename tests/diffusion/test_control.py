@@ -12,9 +12,9 @@ from PIL import Image
 
 from services.common.errors import FailedPrecondition
 from services.diffusion.control import Control, check_control, control_residuals, load_control
-from services.diffusion.denoise import denoise
 from services.diffusion.encode import decode_latents, encode_prompts, some_of
 from services.diffusion.load import Components, load_components
+from services.diffusion.sample import Sample, step_together
 from services.diffusion.schedulers import make_scheduler
 from services.diffusion.weights import WeightsUnavailable
 from tests.diffusion.drawing import HEIGHT, NEGATIVE, PROMPT, SEEDS, WIDTH
@@ -64,20 +64,24 @@ def shown(picture: Image.Image) -> torch.Tensor:
 
 def draw(components: Components, controls: list[Control], *, guidance: float = 5.0, steps: int = 5) -> np.ndarray:
     words = encode_prompts(components, [PROMPT, NEGATIVE])
-    for step in denoise(
-        components,
-        make_scheduler(components),
-        said=some_of(words, slice(0, 1)),
-        unsaid=some_of(words, slice(1, 2)),
-        seeds=SEEDS,
-        width=WIDTH,
-        height=HEIGHT,
-        steps=steps,
-        guidance_scale=guidance,
-        controls=controls,
-    ):
-        latents = step.latents
-    return decode_latents(components, latents).numpy().astype(int)
+    samples = [
+        Sample(
+            components,
+            make_scheduler(components),
+            said=some_of(words, slice(0, 1)),
+            unsaid=some_of(words, slice(1, 2)),
+            seed=seed,
+            width=WIDTH,
+            height=HEIGHT,
+            steps=steps,
+            guidance_scale=guidance,
+            controls=controls,
+        )
+        for seed in SEEDS
+    ]
+    for _ in range(steps):
+        step_together(samples)
+    return decode_latents(components, torch.cat([each.latents for each in samples])).numpy().astype(int)
 
 
 def draw_plain(folder: Path, family: str, homes: list[Path], *, guidance: float = 5.0, **options: Any) -> np.ndarray:

@@ -55,8 +55,8 @@ class Recipe:
             return self._clip(size)
         begun, shown = settings.image_to_image, self.drawing.shown
         if begun is None or shown.image is None:
-            return self._sample(size, settings.steps)
-        return self._sample(
+            return self._picture(size, settings.steps)
+        return self._picture(
             size, settings.steps, picture=_signed(shown.image), strength=begun.strength, mask=self._mask()
         )
 
@@ -69,7 +69,7 @@ class Recipe:
         multiple = self.base.components.size.multiple
         size = second.size(self.settings.width, self.settings.height, multiple=multiple)
         picture = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-        return self._sample(
+        return self._picture(
             size,
             second.steps or self.settings.steps,
             picture=_signed(picture),
@@ -77,41 +77,26 @@ class Recipe:
             mask=self._mask(),
         )
 
-    def _sample(self, size: tuple[int, int], steps: int, **begins: Any) -> Sample:
+    def _picture(self, size: tuple[int, int], steps: int, **begins: Any) -> Sample:
         settings = self.settings
-        guided = settings.guidance_scale > 1
         said, unsaid, warnings = self.base.words(
             self.shot.prompt,
-            self.shot.negative_prompt if guided else None,
+            self.shot.negative_prompt if settings.guidance_scale > 1 else None,
             {**self.adapters, **self.acting},
             weighted=settings.prompt_syntax is Syntax.WEIGHTED,
         )
         self.warnings.extend(each for each in warnings if each not in self.warnings)
-        return Sample(
-            self.base.components,
-            make_scheduler(self.base.components, settings.scheduler, steps=steps),
-            said=said,
-            unsaid=unsaid,
-            seed=self.shot.seed,
-            width=size[0],
-            height=size[1],
-            steps=steps,
-            guidance_scale=settings.guidance_scale,
-            guidance_rescale=settings.guidance_rescale,
-            adapters=self.adapters,
-            controls=self._controls(size),
-            **begins,
-        )
+        controls = self._controls(size)
+        return self._sample(size, steps, settings.guidance_scale, said=said, unsaid=unsaid, controls=controls, **begins)
 
     def _clip(self, size: tuple[int, int]) -> Sample:
         settings, frame = self.settings, self.drawing.shown.image
         clip = settings.image_to_video
         assert clip is not None
         assert frame is not None
-        components = self.base.components
         self.base.act(self.acting)
         begun = begin_clip(
-            components,
+            self.base.components,
             _signed(frame)[0],
             seed=self.shot.seed,
             num_frames=clip.num_frames,
@@ -120,19 +105,25 @@ class Recipe:
             noise_augmentation=clip.noise_augmentation,
             guidance_scale=settings.guidance_scale,
         )
+        return self._sample(
+            size, settings.steps, begun.guidance_scale, said=begun.said, unsaid=begun.unsaid, noise=begun.noise
+        )
+
+    def _sample(
+        self, size: tuple[int, int], steps: int, guidance_scale: "float | torch.Tensor", **begins: Any
+    ) -> Sample:
+        settings, components = self.settings, self.base.components
         return Sample(
             components,
-            make_scheduler(components, settings.scheduler, steps=settings.steps),
-            said=begun.said,
-            unsaid=begun.unsaid,
+            make_scheduler(components, settings.scheduler, steps=steps),
             seed=self.shot.seed,
             width=size[0],
             height=size[1],
-            steps=settings.steps,
-            guidance_scale=begun.guidance_scale,
+            steps=steps,
+            guidance_scale=guidance_scale,
             guidance_rescale=settings.guidance_rescale,
-            noise=begun.noise,
             adapters=self.adapters,
+            **begins,
         )
 
     def _controls(self, size: tuple[int, int]) -> list[Control]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.common.blobs import BlobStore
 from services.common.clips import encode_webp_animation
-from services.diffusion.clips import draw_clip, motion_of
+from services.diffusion.clips import begin_clip, draw_clip, motion_of
 from services.diffusion.encode import decode_latents, encode_images
 from services.diffusion.families.family import Conditioning
 from services.diffusion.geometry import as_rows, middle_of
@@ -184,18 +184,17 @@ def draw_from(
     """The clip (F, H, W, 3) uint8 that follows a first frame (3, H, W) in [-1, 1], as the job's configuration has it;
     None after each pass of the denoiser before."""
     video = config.video or VideoConfig()
-    passes = draw_clip(
+    begun = begin_clip(
         components,
-        make_scheduler(components),
         frame,
         seed=seed,
         num_frames=video.num_frames,
         frames_per_second=video.frames_per_second,
         motion_bucket_id=video.motion_bucket_id,
         noise_augmentation=video.noise_augmentation,
-        steps=steps,
         guidance_scale=config.samples.guidance_scale,
     )
+    passes = draw_clip(components, make_scheduler(components), begun, steps=steps)
     latents = None
     while True:
         with autocast:
