@@ -1,7 +1,6 @@
 """torch.compile for denoisers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 
@@ -25,10 +24,9 @@ def forget_compiled(denoiser: Any) -> None:
         module._compiled_call_impl = None
 
 
-@contextmanager
-def as_written() -> Iterator[None]:
-    """Passes inside are as if nothing were compiled: hooks that came after compiling would not be seen."""
+def as_written() -> AbstractContextManager[None]:
+    """Passes inside are as if nothing were compiled: what was changed after compiling would not be seen."""
     import torch
 
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -1,6 +1,7 @@
 """Where models run, and in which precision."""
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ def drawing_dtype(device: str) -> "torch.dtype":
     import torch
 
     return torch.float32 if device == "cpu" else torch.float16
+
+
+def bytes_of(tensors: "Iterable[torch.Tensor]") -> int:
+    """What they take together."""
+    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def num_threads() -> int:

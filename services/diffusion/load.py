@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.common.errors import FailedPrecondition
+from services.diffusion.device import bytes_of
 from services.diffusion.families import get_family
 from services.diffusion.families.family import Family, Part, Size
 from services.diffusion.weights import WeightsUnavailable
@@ -80,21 +81,19 @@ class Components:
     @property
     def memory_bytes(self) -> int:
         """Bytes of all parameters and buffers, or of as many as are on the device at once."""
-        sizes = {
-            name: sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
-            for name, module in self.modules.items()
-        }
+        sizes = {name: bytes_of((*module.parameters(), *module.buffers())) for name, module in self.modules.items()}
         return bytes_in_turns(sizes, self.family.denoiser) if self.shared_device else sum(sizes.values())
 
     def wake(self, *names: str) -> None:
         """Has these parts where they work, whoever's turn it was before."""
         if self.shared_device is None:
             return
+        import torch
+
         for name in (self.family.denoiser, *self.readers):
-            if name not in names:
-                self.parts[name].to("cpu")
-        for name in names:
-            self.parts[name].to(self.shared_device)
+            part, place = self.parts[name], self.shared_device if name in names else torch.device("cpu")
+            if next(part.parameters()).device.type != place.type:  # to move what is there walks through all of it
+                part.to(place)
 
     def with_parts(self, **parts: Any) -> "Components":
         """The same with other parts in the places of some."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.diffusion.adapters import check_shapes, module_name, read_lora
+from services.diffusion.device import bytes_of
 from services.diffusion.load import Components
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Layer:
 
     @property
     def memory_bytes(self) -> int:
-        return _bytes_of((self.a, self.b))
+        return bytes_of((self.a, self.b))
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class RowAdapters:
         self._seen.update(assignment)
         self._gathered = {}
         used: set[_PartKey] = set()
-        room = MERGED_BYTES
+        room, puts_off = MERGED_BYTES, False
         for place in sorted({place for row in assignment for name, _ in row for place in self._known[name]}):
             module = self._modules[place]
             rows = [tuple(each for each in row if place in self._known[each[0]]) for row in assignment]
@@ -192,13 +193,15 @@ class RowAdapters:
                 rows = rows[:1]
             rank = max(sum(len(self._known[name][place].a) for name, _ in row) for row in rows)
             size = len(rows) * module.weight.numel() * module.weight.element_size()
-            is_merged = merges and size <= room and _is_better_merged(module, rank, count=len(rows))
-            room -= size if is_merged else 0
+            is_better = size <= room and _is_better_merged(module, rank, count=len(rows))
+            room -= size if is_better else 0
+            is_merged = is_better and merges
+            puts_off = puts_off or is_better != is_merged
             parts = {row: self._part((place, row, is_merged)) for row in set(rows)}
             used.update((place, row, is_merged) for row in parts)
             act = _merged if is_merged else _low_rank
             self._gathered[place] = act([parts[row] for row in rows], module)
-        self._assignment, self._is_settled = assignment, merges
+        self._assignment, self._is_settled = assignment, not puts_off
         for key in [key for key in self._parts if key not in used]:
             if self._parts_bytes <= MERGED_BYTES:
                 break
@@ -211,16 +214,12 @@ class RowAdapters:
             module = self._modules[place]
             part = _side_by_side([(self._known[name][place], weight) for name, weight in row], module)
             part = self._parts[key] = (_merge(*part, module),) if is_merged else part
-            self._parts_bytes += _bytes_of(part)
+            self._parts_bytes += bytes_of(part)
         self._parts.move_to_end(key)
         return part
 
     def _drop(self, key: "_PartKey") -> None:
-        self._parts_bytes -= _bytes_of(self._parts.pop(key))
-
-
-def _bytes_of(tensors: "tuple[torch.Tensor, ...]") -> int:
-    return sum(each.numel() * each.element_size() for each in tensors)
+        self._parts_bytes -= bytes_of(self._parts.pop(key))
 
 
 _PartKey = tuple[str, Wanted, bool]

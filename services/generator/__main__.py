@@ -12,7 +12,7 @@ from services.common.clients import open_channel
 from services.common.database import open_database
 from services.common.server import Server, Service, run
 from services.common.telemetry import configure_logging, get_logger
-from services.diffusion.device import best_device, device_name, drawing_dtype, without_bitsandbytes
+from services.diffusion.device import best_device, device_name, drawing_dtype, use_threads, without_bitsandbytes
 from services.generator.borrowing import Borrower
 from services.generator.catalog import Catalog
 from services.generator.checking import Checker
@@ -46,7 +46,8 @@ async def build(settings: GeneratorSettings) -> AsyncIterator[Server]:
         stack.push_async_callback(engine.dispose)
         channel = await stack.enter_async_context(open_channel(settings.catalog_address))
         device = settings.device or best_device()
-        _use_threads(settings.threads)
+        if settings.threads:
+            use_threads(settings.threads)
         blobs = open_blobs(settings.blob_store_url())
         pool = Pool(
             Reader(device, drawing_dtype(device), settings.compile, log),
@@ -100,13 +101,6 @@ async def _open_checker(settings: GeneratorSettings, device: str, stack: AsyncEx
     )
     stack.push_async_callback(asyncio.to_thread, checker.close)
     return checker
-
-
-def _use_threads(threads: int) -> None:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
 
 
 async def main() -> None:

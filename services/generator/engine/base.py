@@ -11,6 +11,7 @@ from pathlib import Path
 from services.common.errors import InvalidArgument
 from services.diffusion.adapters import load_loras, remove_lora, set_lora_weights
 from services.diffusion.compiling import as_written, is_compiled
+from services.diffusion.device import bytes_of
 from services.diffusion.encode import cut_tokens, encode_prompts, some_of
 from services.diffusion.families.family import Conditioning
 from services.diffusion.load import Components
@@ -131,7 +132,7 @@ class Base(Held):
         warnings = () if weighted else self._cut(told)
         unsaid = None if negative is None else some_of(read, slice(1, 2))
         words: Words = (some_of(read, slice(0, 1)), unsaid, warnings)
-        size = sum(value.numel() * value.element_size() for value in read.values())
+        size = bytes_of(read.values())
         self._words[key] = (words, size)
         self._words_bytes += size
         while self._words_bytes > WORDS_BYTES and len(self._words) > 1:

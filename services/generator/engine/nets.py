@@ -3,6 +3,7 @@
 from typing import Any
 
 from services.diffusion.control import check_control
+from services.diffusion.device import bytes_of
 from services.generator.engine.base import Base
 from services.generator.engine.held import Held
 
@@ -13,7 +14,7 @@ class Net(Held):
     def __init__(self, model: Any, *, model_id: int, name: str) -> None:
         super().__init__(model_id=model_id, name=name)
         self.model = model  # diffusers' ControlNetModel
-        self._bytes = sum(int(each.numel()) * int(each.element_size()) for each in model.parameters())
+        self._bytes = bytes_of(model.parameters())
 
     @property
     def memory_bytes(self) -> int:

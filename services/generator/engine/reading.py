@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from services.common.telemetry import Logger
 from services.diffusion.compiling import compile_blocks, forget_compiled
 from services.diffusion.control import load_control
-from services.diffusion.encode import encode_prompts, some_of
+from services.diffusion.encode import encode_prompts
 from services.diffusion.load import Components, load_components
 from services.diffusion.sample import Sample, step_together
 from services.diffusion.schedulers import make_scheduler
@@ -62,15 +62,14 @@ def _warm_up(components: Components) -> None:
 
     with torch.no_grad():
         words = encode_prompts(components, [""])
-    one = some_of(words, slice(0, 1))
     side = components.size.native
 
     def sample(guidance: float) -> Sample:
         return Sample(
             components,
             make_scheduler(components),
-            said=one,
-            unsaid=one,
+            said=words,
+            unsaid=words,
             seed=0,
             width=side,
             height=side,
