@@ -13,7 +13,7 @@ import pytest
 from atelier_client import Atelier
 from atelier_client.stack import Stack, gateway_problem
 from PIL import Image, ImageDraw
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from tests.catalog.hub_made import HubMade, hub_made
 from tests.tiny import make_tiny_captioner, make_tiny_pipeline
@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[2]
 WEB = ROOT / "gateway" / "web"
 SHOTS = ROOT / "out" / "browser"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 15
-"""How long a step of a test may take before it has failed."""
+SECONDS = 30
+"""How long a step of a test may take before it has failed: the tests beside it want the same cores."""
+expect.set_options(timeout=SECONDS * 1000)
 
 
 def settle(page: Any) -> None:

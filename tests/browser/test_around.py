@@ -86,7 +86,7 @@ def test_a_model_is_pushed_to_a_hub_and_pulled_from_it(
     visitor.shot("hub-refused", whole=False)
     dialog.get_by_label("Token").fill(TOKEN)
     dialog.get_by_role("button", name="Push", exact=True).click()
-    expect(dialog.get_by_text("rounder is on the hub.")).to_be_visible(timeout=30_000)
+    expect(dialog.get_by_text("rounder is on the hub.")).to_be_visible()
     expect(dialog.get_by_role("link")).to_have_attribute("href", re.compile(f"^{re.escape(hub.url)}/someone/rounder"))
     visitor.shot("hub-pushed", whole=False)
     assert hub.repositories["someone/rounder"].private
@@ -101,7 +101,7 @@ def test_a_model_is_pushed_to_a_hub_and_pulled_from_it(
     assert visitor.violations() == []
     visitor.shot("hub-pull", whole=False)
     dialog.get_by_role("button", name="Pull", exact=True).click()
-    expect(page.get_by_role("heading", name="rounder from afar")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="rounder from afar")).to_be_visible()
     pulled = next(each for each in client.models.list() if each.name == "rounder from afar")
     first = client.models.get(trained[1])
     assert pulled.base_model_id == first.base_model_id

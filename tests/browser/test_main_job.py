@@ -173,20 +173,20 @@ def test_a_drawing_is_cancelled_and_a_job_paused_resumed_cancelled_and_tried_aga
     until(page, "document.querySelector('[data-testid=loss-chart]')?.dataset.points > 1")
     page.get_by_role("button", name="Pause").click()
     status = page.get_by_test_id("job-status")
-    expect(status).to_have_text("paused", timeout=30_000)
+    expect(status).to_have_text("paused")
     stood = points(page)
     page.get_by_role("button", name="Resume").click()
     until(page, f"document.querySelector('[data-testid=loss-chart]').dataset.points > {stood}")
     assert page.get_by_text(f"training goes on after step {stood}").count() == 1
     page.get_by_role("button", name="Cancel job").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
-    expect(page.get_by_test_id("job-status")).to_have_text("cancelled", timeout=30_000)
+    expect(page.get_by_test_id("job-status")).to_have_text("cancelled")
     assert client.training.get(job.id).status == JOB_STATUS_CANCELLED
     page.get_by_role("button", name="Try again").click()
-    expect(status).to_have_text("running", timeout=30_000)
+    expect(status).to_have_text("running")
     until(page, "document.querySelector('[data-testid=loss-chart]').dataset.points > 1")
     client.training.cancel(job.id)
-    expect(status).to_have_text("cancelled", timeout=30_000)
+    expect(status).to_have_text("cancelled")
 
 
 def test_losing_the_network_in_mid_training_loses_no_step(

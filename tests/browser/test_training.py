@@ -85,7 +85,7 @@ def test_a_dataset_is_inspected_and_what_is_found_selected(visit: Any, client: A
     page.goto(f"/datasets/{made.id}")
     page.get_by_role("button", name="Inspect").click()
     found = page.get_by_test_id("inspection")
-    expect(found.get_by_text("4 pictures, for training at 512 pixels")).to_be_visible(timeout=30_000)
+    expect(found.get_by_text("4 pictures, for training at 512 pixels")).to_be_visible()
     expect(found.get_by_text("2 files with the same picture")).to_be_visible()
     expect(found.get_by_text("1 picture has no caption")).to_be_visible()
     visitor.shot("inspection")
