@@ -210,13 +210,12 @@ def read_lora(
     """Tensors in diffusers' keys, kohya's alphas if they came so, and the header's configuration if there is one."""
     from diffusers.loaders import lora_pipeline
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
 
     if not path.is_file():
         raise WeightsUnavailable(f"the weights file {path.name} of the LoRA is missing")
     try:
-        raw = load_file(path)
         with safe_open(path, framework="pt") as file:
+            raw = {key: file.get_tensor(key) for key in file.offset_keys()}  # as they lie in the file
             header = file.metadata() or {}
         metadata = json.loads(header["lora_adapter_metadata"]) if "lora_adapter_metadata" in header else None
         reader = getattr(lora_pipeline, components.family.lora_reader)
@@ -238,11 +237,10 @@ def module_name(components: Components, part: str, name: str) -> str:
 
 def check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     """Raises FailedPrecondition unless every A and B fits a module that is there."""
-    models: dict[str, Any] = components.adaptable
-    modules = {name: dict(model.named_modules()) for name, model in models.items()}
+    modules = components.adaptable_modules
     pairs = [key for key in tensors if key.endswith((".lora_A.weight", ".lora_B.weight"))]
     magnitudes = [key for key in tensors if ".lora_magnitude_vector" in key]  # DoRA's, a vector beside each pair
-    ours = [key for key in tensors if key.startswith(tuple(f"{name}." for name in models))]
+    ours = [key for key in tensors if key.startswith(tuple(f"{name}." for name in modules))]
     # Older layouts have no pairs here; diffusers knows and converts them, and checks them itself.
     if not ours or len(ours) != len(tensors) or (pairs and len(pairs) + len(magnitudes) != len(tensors)):
         raise FailedPrecondition(f"{path.name} holds no LoRA that is known here", reason="LORA_MISMATCH")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,11 @@ class Components:
     def adaptable(self) -> "dict[str, torch.nn.Module]":
         """The parts that a LoRA may adapt, under the names that are the prefixes of its keys."""
         return {name: self.parts[name] for name in (self.family.denoiser, *self.family.text_encoders)}
+
+    @cached_property
+    def adaptable_modules(self) -> "dict[str, dict[str, torch.nn.Module]]":
+        """Of those parts by their names, as they are when this is asked first."""
+        return {name: dict(part.named_modules()) for name, part in self.adaptable.items()}
 
     @property
     def device(self) -> "torch.device":

@@ -1,14 +1,15 @@
 """LoRAs (Hu et al. 2021) that act row by row: each picture of a batch with its own, with several, or with none.
 
-The base's weights stay as they are. An adapted layer finds what to do with row n of a pass in A and B, which hold all
-of the row's LoRAs side by side, each scaled by its alpha and weight, ranks padded with zeros to the widest row's: a
-layer takes two batched products more, however many LoRAs there are. Where that is dear beside the layer itself, it is
-replaced by one batched product with W + B A of each row, which is made in a row's second pass: the first one need not
-wait for it. Where all rows have the same, the batch is one.
+The base's weights stay as they are. An adapted layer finds what to do with row n of a pass at place n of two stacks, A
+and B, which hold all of the row's LoRAs side by side, each scaled by its alpha and weight, ranks padded with zeros: it
+takes two batched products more, however many LoRAs there are. Where that is dear beside the layer itself, it is
+replaced by one batched product with W + B A of each row. A row that stays where it was in the last pass costs nothing:
+only those that have come are laid into the stacks. Where all rows have the same, there is one for all, which is merged
+in their second pass: the first one need not wait for it.
 """
 
 import math
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,13 +30,13 @@ DEAR = 0.25
 """Of a layer's own product, what those of its LoRAs may cost before they are merged."""
 MERGED_BYTES = 256 << 20
 """What merged weights of a pass may take, and what is kept of passes before it."""
-MOST_SEEN = 1000
-"""Combinations of LoRAs and weights that are remembered to have been there."""
+WIDE = 4
+"""So many times the ranks that are wanted, stacks are made anew, narrower."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What a LoRA adds to one module: A (r, in) or (r, in, kh, kw), and B (out, r) with its scale in it."""
+    """What a LoRA adds to one module: A (r, in) or (r, in, kh, kw), and B (r, out) with its scale in it."""
 
     a: "torch.Tensor"
     b: "torch.Tensor"
@@ -73,7 +74,7 @@ def read_adapter(components: Components, path: Path) -> Adapter | None:
     # Some layouts name an alpha after the layer's A.
     told = {key.removesuffix(".alpha"): float(value) for key, value in (alphas or {}).items()}
     told = {key.removesuffix(A): value for key, value in _in_pairs(components, told).items()}
-    modules = {part: dict(model.named_modules()) for part, model in components.adaptable.items()}
+    modules = components.adaptable_modules
     layers: dict[str, dict[str, Layer]] = {}
     with torch.no_grad():
         for key in keys:
@@ -86,7 +87,7 @@ def read_adapter(components: Components, path: Path) -> Adapter | None:
             # One move each, with the scale where it is cheapest.
             a = a.to(components.device, weight.dtype)
             b = (b.float().flatten(1) * scale).to(components.device, weight.dtype)
-            layers.setdefault(part, {})[name] = Layer(a, b)
+            layers.setdefault(part, {})[name] = Layer(a, b.T)
     return Adapter(layers)
 
 
@@ -128,13 +129,8 @@ class RowAdapters:
         }
         self._known: dict[str, Mapping[str, Layer]] = {}
         self._adapted: set[str] = set()
-        self._assignment: tuple[Wanted, ...] = ()
-        self._gathered: dict[str, _Acting] = {}
-        self._parts: OrderedDict[_PartKey, tuple[torch.Tensor, ...]] = OrderedDict()  # latest used last
-        self._parts_bytes = 0
-        self._seen: set[Wanted] = set()  # in passes before
-        self._is_settled = True  # what should be merged is
-        self._acting: Mapping[str, _Acting] = {}
+        self._kept: list[_Alike | _Mixed] = []  # latest used last
+        self._acting: Mapping[str, _Act] = {}
 
     def add(self, name: str, layers: Mapping[str, Layer]) -> None:
         """Cheap: nothing is copied."""
@@ -147,147 +143,297 @@ class RowAdapters:
     def remove(self, name: str) -> None:
         """No such adapter is no error."""
         if self._known.pop(name, None) is not None:
-            self._assignment, self._gathered = (), {}
-            for key in [key for key in self._parts if any(name == each for each, _ in key[1])]:
-                self._drop(key)
+            self._kept = [laid for laid in self._kept if laid.forget(name)]
+
+    def order(self, rows: Sequence[Mapping[str, float]]) -> list[int]:
+        """Which of the rows comes at each place of a pass, so that most stay where they were in one before."""
+        wanted = self._wanted(rows)
+        nearest = self._nearest(wanted) if len(wanted) > 1 else None
+        if nearest is None:
+            return list(range(len(rows)))
+        left: dict[Wanted, list[int]] = {}
+        for row in reversed(range(len(wanted))):
+            left.setdefault(wanted[row], []).append(row)
+        stays = {
+            place: left[row].pop()
+            for place, row in enumerate(nearest.rows[: len(rows)])
+            if row is not None and left.get(row)
+        }
+        come = iter(sorted(row for rest in left.values() for row in rest))
+        return [stays[place] if place in stays else next(come) for place in range(len(wanted))]
 
     @contextmanager
     def rows(self, rows: Sequence[Mapping[str, float]]) -> Iterator[None]:
         """The adapters by name, and their weights, of each row of the passes inside, which want no gradients."""
-        assignment = tuple(
-            tuple(sorted((name, weight) for name, weight in row.items() if weight and name in self._known))
-            for row in rows
-        )
-        if assignment != self._assignment or not self._is_settled:
-            self._gather(assignment)
-        self._acting = self._gathered
+        self._acting = self._lay(self._wanted(rows))
         try:
             yield
         finally:
             self._acting = {}
+
+    def _wanted(self, rows: Sequence[Mapping[str, float]]) -> tuple[Wanted, ...]:
+        """Rows that are all alike are one."""
+        wanted = tuple(
+            tuple(sorted((name, weight) for name, weight in row.items() if weight and name in self._known))
+            for row in rows
+        )
+        return wanted[:1] if len(set(wanted)) == 1 else wanted
 
     def _adapt(self, place: str) -> None:
         module = self._modules[place]
         plain = module.forward
 
         def forward(x: "torch.Tensor") -> "torch.Tensor":
-            acting = self._acting.get(place)
-            answer: torch.Tensor = plain(x) if acting is None else acting(x, plain)
+            act = self._acting.get(place)
+            answer: torch.Tensor = plain(x) if act is None else act(x, plain)
             return answer
 
         module.forward = forward
 
-    def _gather(self, assignment: tuple[Wanted, ...]) -> None:
-        """Makes what the rows want; parts that were made before are used again."""
-        merges = self._seen.issuperset(assignment)
-        if len(self._seen) > MOST_SEEN:
-            self._seen.clear()
-        self._seen.update(assignment)
-        self._gathered = {}
-        used: set[_PartKey] = set()
-        room, puts_off = MERGED_BYTES, False
-        for place in sorted({place for row in assignment for name, _ in row for place in self._known[name]}):
-            module = self._modules[place]
-            rows = [tuple(each for each in row if place in self._known[each[0]]) for row in assignment]
-            if len(set(rows)) == 1:
-                rows = rows[:1]
-            rank = max(sum(len(self._known[name][place].a) for name, _ in row) for row in rows)
-            size = len(rows) * module.weight.numel() * module.weight.element_size()
-            is_better = size <= room and _is_better_merged(module, rank, count=len(rows))
-            room -= size if is_better else 0
-            is_merged = is_better and merges
-            puts_off = puts_off or is_better != is_merged
-            parts = {row: self._part((place, row, is_merged)) for row in set(rows)}
-            used.update((place, row, is_merged) for row in parts)
-            act = _merged if is_merged else _low_rank
-            self._gathered[place] = act([parts[row] for row in rows], module)
-        self._assignment, self._is_settled = assignment, not puts_off
-        for key in [key for key in self._parts if key not in used]:
-            if self._parts_bytes <= MERGED_BYTES:
-                break
-            self._drop(key)
+    def _lay(self, wanted: tuple[Wanted, ...]) -> "Mapping[str, _Act]":
+        if not any(wanted):
+            return {}
+        laid = self._nearest(wanted)
+        if laid is None:
+            laid = (_Alike if len(wanted) == 1 else _Mixed)(self._modules, self._known)
+        else:
+            self._kept.remove(laid)
+        self._kept.append(laid)
+        acting = laid.lay(wanted)
+        while len(self._kept) > 1 and sum(each.memory_bytes for each in self._kept) > MERGED_BYTES:
+            del self._kept[0]
+        return acting
 
-    def _part(self, key: "_PartKey") -> "tuple[torch.Tensor, ...]":
-        place, row, is_merged = key
-        part = self._parts.get(key)
-        if part is None:
-            module = self._modules[place]
-            part = _side_by_side([(self._known[name][place], weight) for name, weight in row], module)
-            part = self._parts[key] = (_merge(*part, module),) if is_merged else part
-            self._parts_bytes += bytes_of(part)
-        self._parts.move_to_end(key)
-        return part
-
-    def _drop(self, key: "_PartKey") -> None:
-        self._parts_bytes -= bytes_of(self._parts.pop(key))
+    def _nearest(self, wanted: tuple[Wanted, ...]) -> "_Alike | _Mixed | None":
+        """Where most of the rows are laid already; at least half."""
+        if len(wanted) == 1:
+            return next((laid for laid in self._kept if tuple(laid.rows) == wanted), None)
+        count: Counter[Wanted | None] = Counter(wanted)
+        most, nearest = 0, None
+        for laid in self._kept:
+            there = (count & Counter(laid.rows)).total() if isinstance(laid, _Mixed) else 0
+            most, nearest = (there, laid) if there and there >= most else (most, nearest)
+        return nearest if 2 * most >= len(wanted) else None
 
 
-_PartKey = tuple[str, Wanted, bool]
-"""A layer's name, what a row wants of it, and whether that is merged."""
-_Acting = Callable[["torch.Tensor", Callable[["torch.Tensor"], "torch.Tensor"]], "torch.Tensor"]
+_Act = Callable[["torch.Tensor", Callable[["torch.Tensor"], "torch.Tensor"]], "torch.Tensor"]
 """What a layer answers to its input and its own forward pass."""
+_Layers = Sequence[tuple[Layer, float]]
+"""What a row wants of a layer, each with its weight."""
 
 
-def _is_better_merged(module: Any, rank: int, *, count: int) -> bool:
-    """Whether the two products cost much beside the layer's own. In half precision small changes would be lost in the
-    sum."""
+class _Laid:
+    """What the adapted layers do for the rows of a pass."""
+
+    def __init__(self, modules: Mapping[str, Any], known: Mapping[str, Mapping[str, Layer]]) -> None:
+        self._modules = modules
+        self._known = known
+        self.rows: list[Wanted | None] = []  # None: of an adapter that is gone
+        self._acting: dict[str, _Act] = {}
+
+    def forget(self, name: str) -> bool:
+        """False where nothing is left."""
+        self.rows = [None if row and any(name == each for each, _ in row) else row for row in self.rows]
+        return any(row is not None for row in self.rows)
+
+    def _layers_of(self, row: Wanted) -> "dict[str, _Layers]":
+        layers: dict[str, list[tuple[Layer, float]]] = {}
+        for name, weight in row:
+            for place, layer in self._known[name].items():
+                layers.setdefault(place, []).append((layer, weight))
+        return {**layers}
+
+
+class _Alike(_Laid):
+    """One row for all of a pass: as the LoRAs' files have it in the first, merged from the second on."""
+
+    def __init__(self, modules: Mapping[str, Any], known: Mapping[str, Mapping[str, Layer]]) -> None:
+        super().__init__(modules, known)
+        self._merged: list[_Merged] = []
+        self._is_settled = False
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(stack.memory_bytes for stack in self._merged)
+
+    def lay(self, wanted: Sequence[Wanted]) -> "Mapping[str, _Act]":
+        if self._is_settled:
+            return self._acting
+        is_first, room = not self.rows, MERGED_BYTES
+        self.rows = [*wanted]
+        for name, layers in self._layers_of(wanted[0]).items():
+            module = self._modules[name]
+            if is_first:
+                a, b = _side_by_side(layers)
+                self._acting[name] = _low_rank(a[None], b[None], module)
+            elif _is_better_merged(module, sum(len(layer.a) for layer, _ in layers), 1, room):
+                stack = _Merged(module, 1)
+                stack.put(0, layers)
+                room -= stack.memory_bytes
+                self._merged.append(stack)
+                self._acting[name] = stack.acting(1)
+        self._is_settled = not is_first
+        return self._acting
+
+
+class _Mixed(_Laid):
+    """Several rows. Only those that have come are laid: they are few, and are merged at once."""
+
+    def __init__(self, modules: Mapping[str, Any], known: Mapping[str, Mapping[str, Layer]]) -> None:
+        super().__init__(modules, known)
+        self._by_row: dict[Wanted, dict[str, _Layers]] = {}
+        self._stacks: dict[str, _Merged | _LowRank] = {}
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(stack.memory_bytes for stack in self._stacks.values())
+
+    def lay(self, wanted: Sequence[Wanted]) -> "Mapping[str, _Act]":
+        come = [place for place, row in enumerate(wanted) if self.rows[place : place + 1] != [row]]
+        if not come and len(wanted) == len(self.rows):
+            return self._acting
+        self._by_row = {row: self._by_row.get(row) or self._layers_of(row) for row in wanted}
+        stacks: dict[str, _Merged | _LowRank] = {}
+        room = MERGED_BYTES
+        for name in sorted({name for layers in self._by_row.values() for name in layers}):
+            layers = [self._by_row[row].get(name, ()) for row in wanted]
+            there = self._stacks.get(name)
+            stack = self._fitting(there, self._modules[name], layers, room)
+            for place in come if stack is there else range(len(wanted)):
+                stack.put(place, layers[place])
+            stacks[name] = stack
+            room -= stack.memory_bytes if isinstance(stack, _Merged) else 0
+        self.rows, self._stacks = [*wanted], stacks
+        self._acting = {name: stack.acting(len(wanted)) for name, stack in stacks.items()}
+        return self._acting
+
+    def forget(self, name: str) -> bool:
+        self._by_row = {row: layers for row, layers in self._by_row.items() if all(name != each for each, _ in row)}
+        return super().forget(name)
+
+    def _fitting(
+        self, there: "_Merged | _LowRank | None", module: Any, layers: "Sequence[_Layers]", room: int
+    ) -> "_Merged | _LowRank":
+        """A new one where the one that is there does not do."""
+        count, rank = len(layers), max(sum(len(layer.a) for layer, _ in row) for row in layers)
+        if isinstance(there, _Merged) and there.takes(count, room):
+            return there
+        # One that has become too small may soon be so again.
+        count = count if there is None else max(count, 2 * there.count)
+        if _is_better_merged(module, rank, count, room):
+            return _Merged(module, count)
+        return (
+            there if isinstance(there, _LowRank) and there.takes(len(layers), rank) else _LowRank(module, count, rank)
+        )
+
+
+class _Merged:
+    """W + B A (in, out) of each row."""
+
+    def __init__(self, module: Any, count: int) -> None:
+        self._module = module
+        out, *rest = module.weight.shape
+        self._weights = module.weight.new_empty(count, math.prod(rest), out)
+        self.count = count
+
+    @property
+    def memory_bytes(self) -> int:
+        return bytes_of((self._weights,))
+
+    def takes(self, count: int, room: int) -> bool:
+        return count <= self.count and self.memory_bytes <= room
+
+    def put(self, place: int, layers: _Layers) -> None:
+        import torch
+
+        plain, here = self._module.weight.flatten(1).T, self._weights[place]
+        if layers:
+            a, b = _side_by_side(layers)
+            torch.addmm(plain, a.flatten(1).T, b, out=here)
+        else:
+            here.copy_(plain)
+
+    def acting(self, count: int) -> _Act:
+        import torch
+
+        module, weights, bias = self._module, self._weights[:count], self._module.bias
+        if count == 1:
+            alike = weights[0].T.view(module.weight.shape)
+            if isinstance(module, torch.nn.Conv2d):
+                kernels = alike.contiguous(memory_format=torch.channels_last)
+                return lambda x, _: module._conv_forward(x, kernels, bias)
+            return lambda x, _: torch.nn.functional.linear(x, alike, bias)
+
+        def act(x: "torch.Tensor", _: object) -> "torch.Tensor":
+            # What a model unfolds (frames, patches) is unfolded row by row.
+            rows = x.reshape(count, -1, x.shape[-1])
+            answer = torch.bmm(rows, weights) if bias is None else torch.baddbmm(bias, rows, weights)
+            return answer.view(*x.shape[:-1], -1)
+
+        return act
+
+
+class _LowRank:
+    """A (R, in, ...) and B (R, out) of each row, with zeros where fewer than R are wanted."""
+
+    def __init__(self, module: Any, count: int, rank: int) -> None:
+        self._module = module
+        weight = module.weight
+        self._a = weight.new_empty(count, rank, *weight.shape[1:])
+        self._b = weight.new_empty(count, rank, len(weight))
+        self.count = count
+
+    @property
+    def memory_bytes(self) -> int:
+        return bytes_of((self._a, self._b))
+
+    def takes(self, count: int, rank: int) -> bool:
+        return count <= self.count and rank <= self._a.shape[1] <= WIDE * rank
+
+    def put(self, place: int, layers: _Layers) -> None:
+        import torch
+
+        at = 0
+        for layer, weight in layers:
+            end = at + len(layer.a)
+            self._a[place, at:end].copy_(layer.a)
+            torch.mul(layer.b, weight, out=self._b[place, at:end])
+            at = end
+        self._a[place, at:].zero_()
+        self._b[place, at:].zero_()
+
+    def acting(self, count: int) -> _Act:
+        return _low_rank(self._a[:count], self._b[:count], self._module)
+
+
+def _is_better_merged(module: Any, rank: int, count: int, room: int) -> bool:
+    """Whether the two products cost much beside the layer's own, and there is room. In half precision small changes
+    would be lost in the sum."""
     import torch
 
     weight = module.weight
     if weight.dtype != torch.float32 or (weight.ndim > 2 and count > 1):
         return False
     products = rank * (weight[0].numel() + len(weight))
-    return bool(products > DEAR * weight.numel())
+    return bool(products > DEAR * weight.numel()) and count * bytes_of((weight,)) <= room
 
 
-def _side_by_side(layers: "Sequence[tuple[Layer, float]]", module: Any) -> "tuple[torch.Tensor, torch.Tensor]":
+def _side_by_side(layers: _Layers) -> "tuple[torch.Tensor, torch.Tensor]":
     """A (R, in, ...) and B (R, out) of a row, the weights in B."""
     import torch
 
-    if not layers:
-        weight = module.weight
-        return weight.new_zeros(0, *weight.shape[1:]), weight.new_zeros(0, len(weight))
     a = [layer.a for layer, _ in layers]
-    b = [layer.b.T * weight for layer, weight in layers]
+    b = [layer.b if weight == 1 else layer.b * weight for layer, weight in layers]
     return (a[0], b[0]) if len(layers) == 1 else (torch.cat(a), torch.cat(b))
 
 
-def _merge(a: "torch.Tensor", b: "torch.Tensor", module: Any) -> "torch.Tensor":
-    """W + B A (in, out)."""
+def _low_rank(a: "torch.Tensor", b: "torch.Tensor", module: Any) -> _Act:
+    """Of rows' A (N, R, in, ...) and B (N, R, out)."""
     import torch
 
-    return torch.addmm(module.weight.flatten(1).T, a.flatten(1).T, b)
-
-
-def _merged(parts: "Sequence[tuple[torch.Tensor, ...]]", module: Any) -> _Acting:
-    import torch
-
-    count, bias = len(parts), module.bias
-    if count == 1:
-        alike = parts[0][0].T.view(module.weight.shape)
-        if isinstance(module, torch.nn.Conv2d):
-            kernels = alike.contiguous(memory_format=torch.channels_last)
-            return lambda x, _: module._conv_forward(x, kernels, bias)
-        return lambda x, _: torch.nn.functional.linear(x, alike, bias)
-    weights = torch.stack([part for (part,) in parts])
-
-    def act(x: "torch.Tensor", _: object) -> "torch.Tensor":
-        # What a model unfolds (frames, patches) is unfolded row by row.
-        rows = x.reshape(count, -1, x.shape[-1])
-        answer = torch.bmm(rows, weights) if bias is None else torch.baddbmm(bias, rows, weights)
-        return answer.view(*x.shape[:-1], -1)
-
-    return act
-
-
-def _low_rank(parts: "Sequence[tuple[torch.Tensor, ...]]", module: Any) -> _Acting:
-    import torch
-
-    # (N, R, in, ...) and (N, R, out)
-    a, b = (torch.nn.utils.rnn.pad_sequence(list(each), batch_first=True) for each in zip(*parts, strict=True))
     if isinstance(module, torch.nn.Conv2d):
         return _low_rank_convolution(a, b, module)
-    count, down = len(parts), a.transpose(1, 2)
+    count, down = len(a), a.transpose(1, 2)
 
     def act(x: "torch.Tensor", plain: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
         answer = plain(x)
@@ -298,7 +444,7 @@ def _low_rank(parts: "Sequence[tuple[torch.Tensor, ...]]", module: Any) -> _Acti
     return act
 
 
-def _low_rank_convolution(a: "torch.Tensor", b: "torch.Tensor", module: Any) -> _Acting:
+def _low_rank_convolution(a: "torch.Tensor", b: "torch.Tensor", module: Any) -> _Act:
     import torch
 
     count, rank = a.shape[:2]

@@ -172,51 +172,58 @@ def step_together(samples: Sequence[Sample], adapters: "RowAdapters | None" = No
     # Guided ones first: rows are their unsaid halves, then what all are said.
     order = [each for each in samples if each.guided] + [each for each in samples if not each.guided]
     guided = [each for each in order if each.guided]
-    unsaid = [each.unsaid for each in guided if each.unsaid is not None]
-    rows = [*unsaid, *(each.said for each in order)]
-    owners = [*guided, *order]
+    rows = [_Row(each, each.unsaid) for each in guided if each.unsaid is not None]
+    rows += [_Row(each, each.said) for each in order]
+    places = adapters.order([row.sample.adapters for row in rows]) if adapters else list(range(len(rows)))
+    rows = [rows[place] for place in places]
     with torch.no_grad():
-        entries = torch.cat([each.entry() for each in order])
-        entry = torch.cat([entries[: len(guided)], entries]).to(dtype) if guided else entries.to(dtype)
-        times = torch.stack([each.timestep for each in owners]).to(device)
-        said = {name: torch.cat([row[name].to(device, _type(name, dtype)) for row in rows]) for name in rows[0]}
-        said |= _steered(guided, order, entry, times, said)
-        with adapters.rows([each.adapters for each in owners]) if adapters else nullcontext():
+        entries = {id(each): each.entry() for each in order}
+        entry = torch.cat([entries[id(row.sample)] for row in rows]).to(dtype)
+        times = torch.stack([row.sample.timestep for row in rows]).to(device)
+        words = rows[0].words
+        said = {name: torch.cat([row.words[name].to(device, _type(name, dtype)) for row in rows]) for name in words}
+        said |= _steered(rows, entry, times, said)
+        with adapters.rows([row.sample.adapters for row in rows]) if adapters else nullcontext():
             answer = components.family.predict(components, entry, times, said).float()
+        answer = answer[torch.tensor(places, device=device).argsort()]
         if guided:
             answer = torch.cat([_guide(guided, answer), answer[2 * len(guided) :]])
         for sample, output in zip(order, answer.split(1), strict=True):
             sample.advance(output)
 
 
-def _steered(
-    guided: Sequence[Sample],
-    order: Sequence[Sample],
-    entry: "torch.Tensor",
-    times: "torch.Tensor",
-    said: Conditioning,
-) -> Conditioning:
-    """What the ControlNets add, each asked only for the rows that it steers: of the rows of `step_together`."""
+@dataclass(frozen=True)
+class _Row:
+    """Of a pass: a sample, and what the denoiser is told for it."""
+
+    sample: Sample
+    words: Conditioning
+
+    @property
+    def is_unsaid(self) -> bool:
+        return self.words is self.sample.unsaid
+
+
+def _steered(rows: Sequence[_Row], entry: "torch.Tensor", times: "torch.Tensor", said: Conditioning) -> Conditioning:
+    """What the ControlNets add, each asked only for the rows that it steers."""
     import torch
 
     # By the ControlNet, and by which of a sample's pictures for it: each is one pass over its rows.
     asked: dict[tuple[int, int], list[tuple[int, Control, float]]] = {}
-    for place, sample in enumerate(order):
+    for place, row in enumerate(rows):
         nth: dict[int, int] = {}
-        for control, weight in sample.acting():
+        for control, weight in row.sample.acting():
             model = id(control.model)
             nth[model] = nth.get(model, 0) + 1
-            rows = asked.setdefault((model, nth[model]), [])
-            if place < len(guided) and steers_unsaid(control.model):
-                rows.append((place, control, weight))
-            rows.append((len(guided) + place, control, weight))
+            if steers_unsaid(control.model) or not row.is_unsaid:
+                asked.setdefault((model, nth[model]), []).append((place, control, weight))
     total: dict[str, torch.Tensor] = {}
-    for rows in asked.values():
-        where = torch.tensor([row for row, _, _ in rows], device=entry.device)
+    for steered in asked.values():
+        where = torch.tensor([place for place, _, _ in steered], device=entry.device)
         added = control_residuals(
-            [rows[0][1].model],
-            [torch.cat([control.images.to(entry) for _, control, _ in rows])],
-            [torch.tensor([weight for _, _, weight in rows], device=entry.device)],
+            [steered[0][1].model],
+            [torch.cat([control.images.to(entry) for _, control, _ in steered])],
+            [torch.tensor([weight for _, _, weight in steered], device=entry.device)],
             entry[where],
             times[where],
             {name: value[where] for name, value in said.items()},

@@ -1,5 +1,6 @@
 """LoRAs that act row by row: as peft's layers, whoever shares the batch."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,19 @@ def by_peft(
         return components.denoiser(latents[row : row + 1], times[row : row + 1], words[row : row + 1]).sample
 
 
-@pytest.mark.parametrize("dear", [0.0, 1e9], ids=["merged", "not merged"])
-def test_each_row_is_as_its_loras_alone_would_have_it(
-    pipeline: Path, loras: dict[str, Path], dear: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mixed, "DEAR", dear)
-    components = load(pipeline)
+def rows_with(components: Components, loras: Mapping[str, Path], *names: str) -> RowAdapters:
+    """That know the named ones."""
     rows = RowAdapters(components.denoiser)
-    for name, path in loras.items():
-        adapter = read_adapter(components, path)
+    for name in names:
+        adapter = read_adapter(components, loras[name])
         assert adapter is not None
         rows.add(name, adapter.layers["unet"])
+    return rows
+
+
+def test_each_row_is_as_its_loras_alone_would_have_it(
+    pipeline: Path, loras: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted: list[dict[str, float]] = [
         {},
         *({name: 1.0} for name in KINDS),
@@ -99,19 +102,22 @@ def test_each_row_is_as_its_loras_alone_would_have_it(
         {"wide": 1.3},
     ]
     latents, times, words = noisy(len(wanted))
-    both = []
-    for _ in range(2):  # what is merged is merged in the second pass
+    together = []
+    for dear in (0.0, 1e9):  # merged, and not
+        monkeypatch.setattr(mixed, "DEAR", dear)
+        components = load(pipeline)
+        rows = rows_with(components, loras, *loras)
         with torch.no_grad(), rows.rows(wanted):
-            both.append(components.denoiser(latents, times, words).sample)
+            together.append(components.denoiser(latents, times, words).sample)
     with torch.no_grad():
         without = components.denoiser(latents, times, words).sample
     for place, weights in enumerate(wanted):
         alone = by_peft(pipeline, loras, weights, place, len(wanted))
-        for together in both:
-            assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4), weights
-            changed = (together[place] - without[place]).abs().max()
+        for each in together:
+            assert torch.allclose(each[place], alone[0], atol=2e-4, rtol=1e-4), weights
+            changed = (each[place] - without[place]).abs().max()
             assert bool(changed > 1e-2) == any(weights.values()), weights
-    assert torch.equal(*both) == (dear > 0), "merged sums are rounded otherwise"
+    assert not torch.equal(*together), "merged sums are rounded otherwise"
 
 
 @pytest.mark.parametrize("dear", [0.0, 1e9], ids=["merged", "not merged"])
@@ -120,18 +126,17 @@ def test_rows_that_are_alike_share_one_product(
 ) -> None:
     monkeypatch.setattr(mixed, "DEAR", dear)
     components = load(pipeline)
-    rows = RowAdapters(components.denoiser)
-    for name in ("wide", "convolutions"):
-        adapter = read_adapter(components, loras[name])
-        assert adapter is not None
-        rows.add(name, adapter.layers["unet"])
+    rows = rows_with(components, loras, "wide", "convolutions")
     latents, times, words = noisy(3)
-    for _ in range(2):
+    both = []
+    for _ in range(2):  # what is merged is merged in the second pass
         with torch.no_grad(), rows.rows([{"wide": 0.5, "convolutions": 1.0}] * 3):
-            together = components.denoiser(latents, times, words).sample
-        for place in range(3):
-            alone = by_peft(pipeline, loras, {"wide": 0.5, "convolutions": 1.0}, place, 3)
+            both.append(components.denoiser(latents, times, words).sample)
+    for place in range(3):
+        alone = by_peft(pipeline, loras, {"wide": 0.5, "convolutions": 1.0}, place, 3)
+        for together in both:
             assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4)
+    assert torch.equal(*both) == (dear > 0), "merged sums are rounded otherwise"
 
 
 @pytest.mark.parametrize("kept", [0, 30_000, 1 << 30])
@@ -140,11 +145,7 @@ def test_rows_that_come_and_go_find_what_others_left(
 ) -> None:
     monkeypatch.setattr(mixed, "MERGED_BYTES", kept)
     components = load(pipeline)
-    rows = RowAdapters(components.denoiser)
-    for name in ("plain", "wide", "convolutions"):
-        adapter = read_adapter(components, loras[name])
-        assert adapter is not None
-        rows.add(name, adapter.layers["unet"])
+    rows = rows_with(components, loras, "plain", "wide", "convolutions")
     latents, times, words = noisy(3)
     passes: list[list[dict[str, float]]] = [
         [{"plain": 0.7}, {"wide": 1.0}, {}],
@@ -159,6 +160,45 @@ def test_rows_that_come_and_go_find_what_others_left(
         for place, weights in enumerate(wanted):
             alone = by_peft(pipeline, loras, weights, place, 3)
             assert torch.allclose(mine[place], alone[0], atol=2e-4, rtol=1e-4), weights
+
+
+@pytest.mark.parametrize("dear", [0.0, 1e9], ids=["merged", "not merged"])
+def test_only_rows_that_have_come_are_laid(
+    pipeline: Path, loras: dict[str, Path], dear: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed, "DEAR", dear)
+    laid: set[int] = set()
+    for kind in (mixed._Merged, mixed._LowRank):
+        put = kind.put
+
+        def noted(self: Any, place: int, layers: Any, put: Any = put) -> None:
+            laid.add(place)
+            put(self, place, layers)
+
+        monkeypatch.setattr(kind, "put", noted)
+    components = load(pipeline)
+    rows = rows_with(components, loras, "plain", "wide")
+    rng = random.Random(3)
+    there = [{"plain": 1.0}, {"wide": 0.1}, {"wide": 0.2}, {}, {"plain": 0.3}, {"wide": 0.4}]
+    with rows.rows(there):
+        pass
+    latents, times, words = noisy(6)
+    for number in range(12):
+        kept = rng.sample(there, rng.randint(3, 5))
+        wanted = [*kept, *({"wide": 1 + (10 * number + place) / 200} for place in range(6 - len(kept)))]
+        rng.shuffle(wanted)
+        laid.clear()
+        order = rows.order(wanted)
+        assert sorted(order) == list(range(6))
+        there = [wanted[place] for place in order]
+        with torch.no_grad(), rows.rows(there):
+            mine = components.denoiser(latents, times, words).sample
+        assert len(laid) == 6 - len(kept)
+        place = rng.randrange(6)
+        assert torch.allclose(mine[place], by_peft(pipeline, loras, there[place], place, 6)[0], atol=2e-4, rtol=1e-4)
+    with rows.rows(there[:4]):  # who leaves at the end leaves the others where they are
+        pass
+    assert rows.order(there[:4]) == [0, 1, 2, 3]
 
 
 def test_words_are_read_with_their_own_loras(pipeline: Path, loras: dict[str, Path]) -> None:
