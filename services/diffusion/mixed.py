@@ -193,16 +193,27 @@ class RowAdapters:
     def _lay(self, wanted: tuple[Wanted, ...]) -> "Mapping[str, _Act]":
         if not any(wanted):
             return {}
-        laid = self._nearest(wanted)
-        if laid is None:
-            laid = (_Alike if len(wanted) == 1 else _Mixed)(self._modules, self._known)
-        else:
+        laid = self._nearest(wanted) or self._spare(wanted)
+        if laid in self._kept:
             self._kept.remove(laid)
         self._kept.append(laid)
         acting = laid.lay(wanted)
-        while len(self._kept) > 1 and sum(each.memory_bytes for each in self._kept) > MERGED_BYTES:
+        while len(self._kept) > 1 and self._kept_bytes > MERGED_BYTES:
             del self._kept[0]
         return acting
+
+    @property
+    def _kept_bytes(self) -> int:
+        return sum(each.memory_bytes for each in self._kept)
+
+    def _spare(self, wanted: tuple[Wanted, ...]) -> "_Alike | _Mixed":
+        """Where rows are laid that are nowhere: memory that was unused for longest, once there is no room for more."""
+        if len(wanted) == 1:
+            return _Alike(self._modules, self._known)
+        own = [laid for laid in self._kept if isinstance(laid, _Mixed)]
+        if own and self._kept_bytes + max(laid.memory_bytes for laid in own) > MERGED_BYTES:
+            return own[0]
+        return _Mixed(self._modules, self._known)
 
     def _nearest(self, wanted: tuple[Wanted, ...]) -> "_Alike | _Mixed | None":
         """Where most of the rows are laid already; at least half."""
@@ -328,12 +339,12 @@ class _Mixed(_Laid):
 
 
 class _Merged:
-    """W + B A (in, out) of each row."""
+    """W + B A (out, in) of each row."""
 
     def __init__(self, module: Any, count: int) -> None:
         self._module = module
-        out, *rest = module.weight.shape
-        self._weights = module.weight.new_empty(count, math.prod(rest), out)
+        weight = module.weight
+        self._weights = weight.new_empty(count, len(weight), weight[0].numel())
         self.count = count
 
     @property
@@ -346,10 +357,10 @@ class _Merged:
     def put(self, place: int, layers: _Layers) -> None:
         import torch
 
-        plain, here = self._module.weight.flatten(1).T, self._weights[place]
+        plain, here = self._module.weight.flatten(1), self._weights[place]
         if layers:
             a, b = _side_by_side(layers)
-            torch.addmm(plain, a.flatten(1).T, b, out=here)
+            torch.addmm(plain, b.T, a.flatten(1), out=here)
         else:
             here.copy_(plain)
 
@@ -358,16 +369,17 @@ class _Merged:
 
         module, weights, bias = self._module, self._weights[:count], self._module.bias
         if count == 1:
-            alike = weights[0].T.view(module.weight.shape)
+            alike = weights[0].view(module.weight.shape)
             if isinstance(module, torch.nn.Conv2d):
                 kernels = alike.contiguous(memory_format=torch.channels_last)
                 return lambda x, _: module._conv_forward(x, kernels, bias)
             return lambda x, _: torch.nn.functional.linear(x, alike, bias)
+        across = weights.transpose(1, 2)
 
         def act(x: "torch.Tensor", _: object) -> "torch.Tensor":
             # What a model unfolds (frames, patches) is unfolded row by row.
             rows = x.reshape(count, -1, x.shape[-1])
-            answer = torch.bmm(rows, weights) if bias is None else torch.baddbmm(bias, rows, weights)
+            answer = torch.bmm(rows, across) if bias is None else torch.baddbmm(bias, rows, across)
             return answer.view(*x.shape[:-1], -1)
 
         return act

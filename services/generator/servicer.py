@@ -102,6 +102,7 @@ class GeneratorServicer(GeneratorServiceServicer):
                         answer.images.append(pictured_to_proto(event if room >= 0 else domain.Pictured(picture, b"")))
                     case domain.Done(generation):
                         answer.generation.CopyFrom(generation_to_proto(generation))
+        answer.images.sort(key=lambda each: each.image.index)  # they have come as each was done
         return answer
 
     async def CancelGeneration(

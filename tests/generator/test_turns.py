@@ -100,6 +100,29 @@ def test_rows_that_cost_nothing_are_all_taken_and_dear_ones_wait_for_the_short()
     assert shares == {"parallel": 8, "serial": 1}
 
 
+def test_where_batches_are_worth_it_passes_are_full() -> None:
+    pace = linear(0.3, 0.1)  # eight samples in 1.9, each in 0.5
+    pieces = [Piece(0, 3, index=1), *(Piece(number, 51, index=1) for number in range(1, 12))]
+    alone = choose(pieces, limit=lambda _: 8, seconds=lambda _, rows: CPU.seconds(rows))
+    assert [piece.number for piece in alone] == [0]
+    together = choose(pieces, limit=lambda _: 8, seconds=lambda _, rows: pace.seconds(rows))
+    assert [piece.number for piece in together] == [*range(8)]
+
+
+def test_who_was_in_the_last_pass_stays_until_somebodys_turn_has_come() -> None:
+    pieces = [Piece(number, 100) for number in range(8)]
+    a_pass(pieces, GPU)
+    pieces += [Piece(number, 60) for number in range(8, 10)]
+    a_pass(pieces, GPU)  # those that are new, and six of the others
+    inside = {piece.number for piece in pieces if not piece.passed_over}
+    assert {8, 9} < inside
+    for _ in range(PATIENCE - 1):
+        a_pass(pieces, GPU)
+        assert {piece.number for piece in pieces if not piece.passed_over} == inside
+    a_pass(pieces, GPU)
+    assert {piece.number for piece in pieces if not piece.passed_over} >= {*range(8)} - inside
+
+
 @pytest.mark.parametrize("pace", [GPU, CPU], ids=["parallel", "serial"])
 @pytest.mark.parametrize("lane", ["one", "another"])
 def test_one_that_is_new_is_in_the_next_pass(pace: Pace, lane: str) -> None:

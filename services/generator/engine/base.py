@@ -33,6 +33,7 @@ class Lora:
     model_id: int
     memory_bytes: int
     by_rows: bool  # False: through peft's layers, which act on a whole pass
+    reads: bool  # what words say changes with it
     users: int = 0
     used: float = field(default_factory=time.monotonic)
 
@@ -71,11 +72,12 @@ class Base(Held):
             with MAKING:
                 load_loras(self.components, [(name, path)])
             self._acting = {}
-            lora = Lora(model_id, path.stat().st_size, by_rows=False)
+            lora = Lora(model_id, path.stat().st_size, by_rows=False, reads=True)
         else:
             for part, layers in adapter.layers.items():
                 self._rows_of(part).add(name, layers)
-            lora = Lora(model_id, adapter.memory_bytes, by_rows=True)
+            reads = not self._word_rows.keys().isdisjoint(adapter.layers)
+            lora = Lora(model_id, adapter.memory_bytes, by_rows=True, reads=reads)
         with self._lock:
             self.loras[name] = lora
 
@@ -112,6 +114,7 @@ class Base(Held):
         """
         import torch
 
+        weights = {name: weight for name, weight in weights.items() if self.loras[name].reads}
         key = (prompt, negative, tuple(sorted(weights.items())), weighted)
         if (kept := self._words.get(key)) is not None:
             self._words.move_to_end(key)

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-PATIENCE = 8
+PATIENCE = 16
 """Passes that others may have in a row before a sample's own turn has come."""
+WORTH = 0.85
+"""Of the time a row, what a pass as full as can be takes where batches are worth it."""
 
 
 class Candidate(Protocol):
@@ -47,12 +49,13 @@ def choose(
 ) -> Sequence[C]:
     """The samples of the next pass, which `limit(lane)` bounds and which takes `seconds(lane, rows)`.
 
-    Of each lane come those first that end soonest, and as many of them as finish most work a second: the sum of
-    1 / remaining over the pass's time is largest (Smith 1956's rule, for a machine that works in batches). Where a
-    device does many rows in the time of one, that is all of them; where it does not, a short request is not held up by
-    long ones. A caller's samples share one weight, so that sending more makes nobody faster. Whoever was passed over
-    PATIENCE times comes next, the longest waiting first, so nobody starves; and one that is new, so that whoever asks
-    sees something begin.
+    Of each lane those go on that were in its last pass, then come those that end soonest; and as many of them as finish
+    most work a second: the sum of 1 / remaining over the pass's time is largest (Smith 1956's rule, for a machine that
+    works in batches), so that a short request is not held up by long ones. A caller's samples share one weight, so that
+    sending more makes nobody faster. Where a device does many rows in much less than the time of one by one, it is all
+    that a pass holds: that everybody's work takes less time is then worth more than who is first. Whoever was passed
+    over PATIENCE times comes next, the longest waiting first, so nobody starves; and one that is new, so that whoever
+    asks sees something begin.
     """
     lanes: dict[Hashable, list[C]] = {}
     counts: dict[str, int] = {}
@@ -74,13 +77,24 @@ def choose(
             value = work / seconds(lane, rows)
             if value > best_value and count >= min(must, limit(lane)):
                 best, best_value = there[:count], value
-    return best
+    if not best:
+        return best
+    lane = best[0].lane
+    full = sorted(lanes[lane], key=_urgency)[: limit(lane)]
+    return full if _seconds_a_row(full, seconds) <= WORTH * _seconds_a_row(best, seconds) else best
+
+
+def _seconds_a_row(some: Sequence[C], seconds: Callable[[Hashable, int], float]) -> float:
+    rows = sum(sample.rows for sample in some)
+    return seconds(some[0].lane, rows) / rows
 
 
 def _is_due(sample: Candidate) -> bool:
     return sample.is_new or sample.passed_over >= PATIENCE
 
 
-def _urgency(sample: Candidate) -> tuple[int, bool, int, int]:
-    """Those whose turn has come in the order in which it came, then new ones, then who ends soonest."""
-    return (-max(0, sample.passed_over - PATIENCE + 1), not sample.is_new, sample.remaining, sample.number)
+def _urgency(sample: Candidate) -> tuple[int, bool, bool, int, int]:
+    """Those whose turn has come in the order in which it came, then new ones, then who was in the last pass, whose
+    LoRAs are laid out, then who ends soonest."""
+    overdue = max(0, sample.passed_over - PATIENCE + 1)
+    return (-overdue, not sample.is_new, sample.passed_over > 0, sample.remaining, sample.number)

@@ -428,7 +428,7 @@ class GenerateImagesResponse(_message.Message):
     def generation(self) -> _generation_pb2.Generation: ...
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationPicture]:
-        """Beyond 48 MiB in all they come without their bytes, which DownloadGeneratedImage gives."""
+        """In the order of their indices. Beyond 48 MiB in all they come without their bytes, which DownloadGeneratedImage gives."""
 
     def __init__(
         self,
