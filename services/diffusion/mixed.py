@@ -9,6 +9,7 @@ in their second pass: the first one need not wait for it.
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,8 @@ class RowAdapters:
         self._adapted: set[str] = set()
         self._kept: list[_Alike | _Mixed] = []  # latest used last
         self._acting: Mapping[str, _Act] = {}
+        self.laying_seconds = 0.0
+        """All that was spent in laying rows out."""
 
     def add(self, name: str, layers: Mapping[str, Layer]) -> None:
         """Cheap: nothing is copied."""
@@ -165,7 +168,9 @@ class RowAdapters:
     @contextmanager
     def rows(self, rows: Sequence[Mapping[str, float]]) -> Iterator[None]:
         """The adapters by name, and their weights, of each row of the passes inside, which want no gradients."""
+        began = time.perf_counter()
         self._acting = self._lay(self._wanted(rows))
+        self.laying_seconds += time.perf_counter() - began
         try:
             yield
         finally:

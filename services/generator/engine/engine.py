@@ -431,7 +431,7 @@ class Engine:
 
         base, lane = chosen[0].base, chosen[0].lane
         before = [each.sample.index for each in chosen]
-        began = time.perf_counter()
+        began = time.perf_counter() - base.denoiser_rows.laying_seconds  # which is of who has come, not of the pass
         try:
             base.act(chosen[0].recipe.acting)
             adapted = any(each.recipe.adapters or each.recipe.acting for each in chosen)
@@ -456,7 +456,8 @@ class Engine:
             for each, index in zip(chosen, before, strict=True):
                 alone += [each] if each.sample.index > index else self._step([each])
             return [each for each in alone if not each.ticket.over]
-        self._pace(lane).note(sum(each.rows for each in chosen), time.perf_counter() - began)
+        seconds = time.perf_counter() - base.denoiser_rows.laying_seconds - began
+        self._pace(lane).note(sum(each.rows for each in chosen), seconds)
         return list(chosen)
 
     def _synchronise(self, base: Base) -> None:
