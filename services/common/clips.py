@@ -148,6 +148,7 @@ def encode_mp4(
         rate = Fraction(frames_per_second).limit_denominator(1000)
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1  # by several, equal frames do not always become equal bytes
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame[:height, :width].copy(), format="rgb24")
             container.mux(stream.encode(picture))

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.diffusion.families import get_family
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE_NAME = "pytorch_lora_weights.safetensors"
 TARGETS_FIELD = "config.lora.target_modules"
 TRAINED = "default"  # the adapter's name while it trains
+A, B = ".lora_A.weight", ".lora_B.weight"
 
 
 def add_lora(
@@ -116,7 +117,7 @@ def load_loras(components: Components, loras: Iterable[tuple[str, Path]]) -> Non
     family = components.family
     for name, path in loras:
         tensors, alphas, metadata = read_lora(path, components)
-        check_shapes(components, tensors, path)
+        fitting_pairs(components, tensors, path)
         # diffusers takes the header's configuration, or alphas beside the layers, and not both.
         about = {"adapter_name": name, "network_alphas": alphas or None, "metadata": metadata}
         try:
@@ -235,26 +236,38 @@ def module_name(components: Components, part: str, name: str) -> str:
     return name.removeprefix("text_model.") if lost else name
 
 
-def check_shapes(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
-    """Raises FailedPrecondition unless every A and B fits a module that is there."""
-    modules = components.adaptable_modules
-    pairs = [key for key in tensors if key.endswith((".lora_A.weight", ".lora_B.weight"))]
-    magnitudes = [key for key in tensors if ".lora_magnitude_vector" in key]  # DoRA's, a vector beside each pair
-    ours = [key for key in tensors if key.startswith(tuple(f"{name}." for name in modules))]
+class Pair(NamedTuple):
+    """A LoRA's A (r, in, ...) and B (out, r, ...) for one module, with the key that both begin with."""
+
+    key: str
+    part: str
+    name: str
+    weight: "torch.Tensor"  # the module's
+    a: "torch.Tensor"
+    b: "torch.Tensor"
+
+
+def fitting_pairs(components: Components, tensors: "Mapping[str, torch.Tensor]", path: Path) -> list[Pair]:
+    """Every A and B. Raises FailedPrecondition unless each fits a module that is there."""
+    weights = components.adaptable_weights
+    keys = [key.removesuffix(A) for key in tensors if key.endswith(A)]
+    # DoRA's are a vector beside each pair.
+    known = 2 * len(keys) + sum(1 for key in tensors if ".lora_magnitude_vector" in key)
     # Older layouts have no pairs here; diffusers knows and converts them, and checks them itself.
-    if not ours or len(ours) != len(tensors) or (pairs and len(pairs) + len(magnitudes) != len(tensors)):
+    ours = tuple(f"{name}." for name in weights)
+    if not tensors or not all(key.startswith(ours) for key in tensors) or (keys and known != len(tensors)):
         raise FailedPrecondition(f"{path.name} holds no LoRA that is known here", reason="LORA_MISMATCH")
-    for key in pairs:
-        prefix, _, name = key.partition(".")
-        name, side = name.rsplit(".", 2)[0], 1 if ".lora_A." in key else 0
-        module = modules.get(prefix, {}).get(module_name(components, prefix, name))
-        weight = getattr(getattr(module, "base_layer", module), "weight", None)
-        if weight is None:
-            raise FailedPrecondition(
-                f"{path.name} adapts {prefix}.{name}, which the model lacks", reason="LORA_MISMATCH"
-            )
-        if weight.shape[side] != tensors[key].shape[side]:
-            message = (
-                f"{key} of {path.name} is for {tensors[key].shape[side]} channels; the model has {weight.shape[side]}"
-            )
-            raise FailedPrecondition(message, reason="LORA_MISMATCH")
+    pairs: list[Pair] = []
+    for key in keys:
+        part, _, told = key.partition(".")
+        name = module_name(components, part, told)
+        weight, a, b = weights[part].get(name), tensors[key + A], tensors.get(key + B)
+        if weight is None or b is None:
+            lack = "which the model lacks" if weight is None else "without its B"
+            raise FailedPrecondition(f"{path.name} adapts {part}.{told}, {lack}", reason="LORA_MISMATCH")
+        for end, has, wants in ((A, a.shape[1], weight.shape[1]), (B, b.shape[0], weight.shape[0])):
+            if has != wants:
+                message = f"{key}{end} of {path.name} is for {has} channels; the model has {wants}"
+                raise FailedPrecondition(message, reason="LORA_MISMATCH")
+        pairs.append(Pair(key, part, name, weight, a, b))
+    return pairs

@@ -69,9 +69,15 @@ class Components:
         return {name: self.parts[name] for name in (self.family.denoiser, *self.family.text_encoders)}
 
     @cached_property
-    def adaptable_modules(self) -> "dict[str, dict[str, torch.nn.Module]]":
-        """Of those parts by their names, as they are when this is asked first."""
-        return {name: dict(part.named_modules()) for name, part in self.adaptable.items()}
+    def adaptable_weights(self) -> "dict[str, dict[str, torch.Tensor]]":
+        """Of those parts' modules, by their names; looked for once."""
+        found: dict[str, dict[str, torch.Tensor]] = {}
+        for part, model in self.adaptable.items():
+            for name, module in model.named_modules():
+                weight = getattr(getattr(module, "base_layer", module), "weight", None)  # as peft wraps them
+                if weight is not None:
+                    found.setdefault(part, {})[name] = weight
+        return found
 
     @property
     def device(self) -> "torch.device":

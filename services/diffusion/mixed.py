@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.diffusion.adapters import check_shapes, module_name, read_lora
+from services.diffusion.adapters import A, B, fitting_pairs, read_lora
 from services.diffusion.device import bytes_of
 from services.diffusion.load import Components
 
 if TYPE_CHECKING:
     import torch
 
-A, B = ".lora_A.weight", ".lora_B.weight"
 Wanted = tuple[tuple[str, float], ...]
 """Adapters' names and weights, sorted."""
 DEAR = 0.25
@@ -68,27 +67,21 @@ def read_adapter(components: Components, path: Path) -> Adapter | None:
 
     found, alphas, metadata = read_lora(path, components)
     tensors = _in_pairs(components, found)
-    keys = [key.removesuffix(A) for key in tensors if key.endswith(A)]
-    if 2 * len(keys) != len(tensors):
+    if 2 * sum(1 for key in tensors if key.endswith(A)) != len(tensors):
         return None
-    check_shapes(components, tensors, path)
+    pairs = fitting_pairs(components, tensors, path)
     # Some layouts name an alpha after the layer's A.
     told = {key.removesuffix(".alpha"): float(value) for key, value in (alphas or {}).items()}
     told = {key.removesuffix(A): value for key, value in _in_pairs(components, told).items()}
-    modules = components.adaptable_modules
+    device = components.device
     layers: dict[str, dict[str, Layer]] = {}
     with torch.no_grad():
-        for key in keys:
-            part, _, name = key.partition(".")
-            name = module_name(components, part, name)
-            module: Any = modules[part][name]
-            weight = getattr(module, "base_layer", module).weight
-            a, b = tensors[key + A], tensors[key + B]
-            scale = _scale(key, a.shape[0], told, metadata)
-            # One move each, with the scale where it is cheapest.
-            a = a.to(components.device, weight.dtype)
-            b = (b.float().flatten(1) * scale).to(components.device, weight.dtype)
-            layers.setdefault(part, {})[name] = Layer(a, b.T)
+        for key, part, name, weight, a, b in pairs:
+            scale, dtype = _scale(key, len(a), told, metadata), weight.dtype
+            # One move each, with the scale where it is cheapest; never the file's own pages, which may have to be
+            # fetched in the middle of a pass.
+            scaled = b.to(device, dtype, copy=True) if scale == 1 else (b.float() * scale).to(device, dtype)
+            layers.setdefault(part, {})[name] = Layer(a.to(device, dtype, copy=True), scaled.flatten(1).T)
     return Adapter(layers)
 
 
