@@ -146,9 +146,12 @@ def encode_mp4(
     with av.open(out, "w", format="mp4") as container:
         container.metadata.update(metadata or {})
         rate = Fraction(frames_per_second).limit_denominator(1000)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
+        # Equal frames become equal bytes on any machine: x264's macroblock tree looks beyond the edges of small frames,
+        # where anything may lie, and what several threads make hangs on how many there are.
+        options = {"crf": str(quality), "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1  # by several, equal frames do not always become equal bytes
+        stream.codec_context.thread_count = 1
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame[:height, :width].copy(), format="rgb24")
             container.mux(stream.encode(picture))
