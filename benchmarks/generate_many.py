@@ -19,7 +19,7 @@ is under way and no other. Those of the load nearest to 0.8 are told.
 
 Then two figures alone: a request of 4 steps that comes when eight of 50 are being drawn, and what previews cost.
 
-Usage: python -m benchmarks.generate_many [--requests 30] [--loads 0.5 0.8 1.0 1.5]
+Usage: python -m benchmarks.generate_many [--rounds 5] [--requests 30] [--loads 0.5 0.8 1.0 1.5]
 """
 
 import argparse
@@ -34,7 +34,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -112,9 +112,9 @@ def wanted(count: int) -> list[Wanted]:
     ]
 
 
-def arrivals(count: int, rate: float) -> list[float]:
+def arrivals(count: int, rate: float, turn: int) -> list[float]:
     """Seconds from the start, of a Poisson process; the same but for its scale whatever the rate."""
-    rng, at, times = random.Random(11), 0.0, []
+    rng, at, times = random.Random(11 + turn), 0.0, []
     for _ in range(count):
         times.append(at)
         at += rng.expovariate(1.0) / rate
@@ -377,6 +377,7 @@ def behind_long_ones(atelier: Atelier, rounds: int) -> tuple[list[Row], dict[str
     short = Wanted(2000, SHORT_STEPS, GUIDANCES[-1], None, 1.0)
 
     def alone() -> float:
+        atelier.run([short], [0.0])  # when those that were left before are cleared away
         return atelier.run([short], [0.0])[0].seconds
 
     ended_first: list[int] = []
@@ -430,53 +431,67 @@ def with_previews(atelier: Atelier, rounds: int) -> tuple[list[Row], dict[str, l
 
 
 def saturated(
-    atelier: Atelier, peer: Peer, requests: Sequence[Wanted]
+    atelier: Atelier, peer: Peer, requests: Sequence[Wanted], rounds: int
 ) -> tuple[list[Row], dict[str, list[float]], float]:
     """Everybody at once; also gives serial's rate."""
     at_once = [0.0] * len(requests)
     # Rows a sample has on average, in a pass that takes one step of each.
     rows_each = sum(each.steps * each.rows for each in requests) / sum(each.steps for each in requests)
     full = round(BATCH * rows_each)
-    passes = peer.limit(full)
-    serial = peer.run("serial", requests, at_once)
-    mine = atelier.run(requests, at_once)
-    batches = peer.run("batches", requests, at_once)
-    passes += peer.limit(full)
-    limit = BATCH / median(passes)
-    ratio = steps_a_second(mine) / limit
+    passes: list[float] = []
+    rates: dict[str, list[float]] = {"steps": [], "Atelier": [], "serial": [], "batches": []}
+    for _ in range(rounds):
+        passes += peer.limit(full)
+        rates["serial"].append(rate(peer.run("serial", requests, at_once)))
+        mine = atelier.run(requests, at_once)
+        rates["steps"].append(steps_a_second(mine))
+        rates["Atelier"].append(rate(mine))
+        rates["batches"].append(rate(peer.run("batches", requests, at_once)))
+    limit, serial = BATCH / median(passes), median(rates["serial"])
+    ratio = median(rates["steps"]) / limit
     rows = [
         Row(f"UNet pass of {full} rows", median(passes) * 1e3, "ms", spread(passes) * 1e3),
         Row("the limit", limit, "steps/s"),
         Row(
             "Atelier, all at once",
-            steps_a_second(mine),
+            median(rates["steps"]),
             "steps/s",
+            spread(rates["steps"]),
             ratio=ratio,
             against="the limit",
             target=f"{OF_LIMIT}",
             reached=ratio >= OF_LIMIT,
         ),
-        Row("serial, all at once", rate(serial), "pictures/s"),
-        Row("Atelier, all at once", rate(mine), "pictures/s", ratio=rate(mine) / rate(serial), against="serial"),
-        Row("batches, all at once", rate(batches), "pictures/s", ratio=rate(batches) / rate(serial), against="serial"),
     ]
-    return rows, {"passes": passes}, rate(serial)
+    for name in ("serial", "Atelier", "batches"):
+        value = median(rates[name])
+        row = Row(f"{name}, all at once", value, "pictures/s", spread(rates[name]))
+        rows.append(row if name == "serial" else replace(row, ratio=value / serial, against="serial"))
+    return rows, {"passes": passes, **{f"all at once: {name}": values for name, values in rates.items()}}, serial
 
 
 def under_load(
-    atelier: Atelier, peer: Peer, requests: Sequence[Wanted], loads: Sequence[float], serial_rate: float
+    atelier: Atelier,
+    peer: Peer,
+    requests: Sequence[Wanted],
+    loads: Sequence[float],
+    serial_rate: float,
+    rounds: int,
 ) -> tuple[list[Row], dict[str, list[float]]]:
+    """Each round with other arrivals, the same for all three; percentiles are of all rounds' requests together."""
     rows: list[Row] = []
     figures: dict[str, list[float]] = {}
     judged = min(loads, key=lambda load: abs(load - 0.8))
     for load in loads:
-        times = arrivals(len(requests), load * serial_rate)
-        runs = {
-            "Atelier": atelier.run(requests, times),
-            "serial": peer.run("serial", requests, times),
-            "batches": peer.run("batches", requests, times),
-        }
-        seconds = {name: [each.seconds for each in seen] for name, seen in runs.items()}
+        seconds: dict[str, list[float]] = {"Atelier": [], "serial": [], "batches": []}
+        waited: list[int] = []
+        for turn in range(rounds):
+            times = arrivals(len(requests), load * serial_rate, turn)
+            mine = atelier.run(requests, times)
+            waited += admissions(mine)
+            runs = {"Atelier": mine} | {how: peer.run(how, requests, times) for how in ("serial", "batches")}
+            for name, seen in runs.items():
+                seconds[name] += [each.seconds for each in seen]
         figures |= {f"{load}: {name}": values for name, values in seconds.items()}
         for share, text in ((0.5, "p50"), (0.99, "p99")):
             theirs = percentile(seconds["batches"], share)
@@ -495,7 +510,6 @@ def under_load(
                     )
                 )
         if load == judged:
-            waited = admissions(runs["Atelier"])
             figures[f"{load}: passes before the first own one"] = [float(each) for each in waited]
             for share, text in ((0.5, "p50"), (0.99, "p99")):
                 passes = percentile(waited, share)
@@ -542,7 +556,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--requests", type=int, default=30, help="of each load [30]")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 1.0, 1.5])
-    parser.add_argument("--rounds", type=int, default=5, help="of the single figures [5]")
+    parser.add_argument("--rounds", type=int, default=5, help="of everything [5]")
     options = parser.parse_args()
     requests = wanted(options.requests)
     rows: list[Row] = []
@@ -555,13 +569,13 @@ def main() -> None:
         other = Peer(loras)
         stack.callback(other.close)
         apart = check(atelier, other, requests[:12])
-        for more, seconds in (behind_long_ones(atelier, options.rounds), with_previews(atelier, 2 * options.rounds)):
+        for more, seconds in (behind_long_ones(atelier, options.rounds), with_previews(atelier, 4 * options.rounds)):
             rows += more
             figures |= seconds
-        more, seconds, serial_rate = saturated(atelier, other, requests)
+        more, seconds, serial_rate = saturated(atelier, other, requests, options.rounds)
         rows += more
         figures |= seconds
-        more, seconds = under_load(atelier, other, requests, options.loads, serial_rate)
+        more, seconds = under_load(atelier, other, requests, options.loads, serial_rate, options.rounds)
         rows += more
         figures |= seconds
     plot(figures, options.loads, OUT / "generate_many.png")

@@ -188,13 +188,13 @@ def measure_swaps(
         path = another()[1].loras[0]
         return timed(lambda: loader.load(path))()
 
-    def limit() -> float:
+    def read() -> float:
         path = another()[1].loras[0]
         gc.collect()  # as unloading does, which leaves the processor's caches empty
         return timed(lambda: read_and_copy(path))()
 
     contenders = {
-        "the limit": limit,
+        "the limit": read,
         "cold": cold,
         "warm": warm,
         "load_lora_weights": load,

@@ -100,13 +100,17 @@ def test_rows_that_cost_nothing_are_all_taken_and_dear_ones_wait_for_the_short()
     assert shares == {"parallel": 8, "serial": 1}
 
 
-def test_where_batches_are_worth_it_passes_are_full() -> None:
-    pace = linear(0.3, 0.1)  # eight samples in 1.9, each in 0.5
+def test_where_batches_are_worth_it_more_come_along_for_half_the_time_again() -> None:
     pieces = [Piece(0, 3, index=1), *(Piece(number, 51, index=1) for number in range(1, 12))]
-    alone = choose(pieces, limit=lambda _: 8, seconds=lambda _, rows: CPU.seconds(rows))
-    assert [piece.number for piece in alone] == [0]
-    together = choose(pieces, limit=lambda _: 8, seconds=lambda _, rows: pace.seconds(rows))
-    assert [piece.number for piece in together] == [*range(8)]
+
+    def chosen(pace: Pace) -> list[int]:
+        some = choose(pieces, limit=lambda _: 8, seconds=lambda _, rows: pace.seconds(rows))
+        return [piece.number for piece in some]
+
+    assert chosen(CPU) == [0]
+    assert chosen(linear(0.3, 0.1)) == [0, 1]  # 0.5, 0.7, 0.9
+    assert chosen(linear(0.4, 0.05)) == [*range(3)]  # 0.5, 0.6, 0.7, 0.8
+    assert chosen(linear(0.6, 0.02)) == [*range(8)]
 
 
 def test_who_was_in_the_last_pass_stays_until_somebodys_turn_has_come() -> None:

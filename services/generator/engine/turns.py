@@ -6,7 +6,9 @@ from typing import Protocol, TypeVar
 PATIENCE = 16
 """Passes that others may have in a row before a sample's own turn has come."""
 WORTH = 0.85
-"""Of the time a row, what a pass as full as can be takes where batches are worth it."""
+"""Of the time a row, what a fuller pass takes where it is worth it."""
+LONGER = 1.5
+"""Times as long a fuller pass may take."""
 
 
 class Candidate(Protocol):
@@ -52,10 +54,10 @@ def choose(
     Of each lane those go on that were in its last pass, then come those that end soonest; and as many of them as finish
     most work a second: the sum of 1 / remaining over the pass's time is largest (Smith 1956's rule, for a machine that
     works in batches), so that a short request is not held up by long ones. A caller's samples share one weight, so that
-    sending more makes nobody faster. Where a device does many rows in much less than the time of one by one, it is all
-    that a pass holds: that everybody's work takes less time is then worth more than who is first. Whoever was passed
-    over PATIENCE times comes next, the longest waiting first, so nobody starves; and one that is new, so that whoever
-    asks sees something begin.
+    sending more makes nobody faster. Where a device does many rows in much less than the time of one by one, more come
+    along: that everybody's work takes less time is then worth that the pass lasts half as long again, and no longer.
+    Whoever was passed over PATIENCE times comes next, the longest waiting first, so nobody starves; and one that is
+    new, so that whoever asks sees something begin.
     """
     lanes: dict[Hashable, list[C]] = {}
     counts: dict[str, int] = {}
@@ -77,16 +79,23 @@ def choose(
             value = work / seconds(lane, rows)
             if value > best_value and count >= min(must, limit(lane)):
                 best, best_value = there[:count], value
-    if not best:
-        return best
-    lane = best[0].lane
-    full = sorted(lanes[lane], key=_urgency)[: limit(lane)]
-    return full if _seconds_a_row(full, seconds) <= WORTH * _seconds_a_row(best, seconds) else best
+    return _filled(best, lanes[best[0].lane], limit(best[0].lane), seconds) if best else best
 
 
-def _seconds_a_row(some: Sequence[C], seconds: Callable[[Hashable, int], float]) -> float:
-    rows = sum(sample.rows for sample in some)
-    return seconds(some[0].lane, rows) / rows
+def _filled(some: Sequence[C], lane: Iterable[C], limit: int, seconds: Callable[[Hashable, int], float]) -> Sequence[C]:
+    """With as many more of their lane as are worth it."""
+
+    def pass_of(count: int) -> tuple[float, int]:
+        rows = sum(sample.rows for sample in there[:count])
+        return seconds(there[0].lane, rows), rows
+
+    there = sorted(lane, key=_urgency)[:limit]
+    shortest, fewest = pass_of(len(some))
+    for count in range(len(there), len(some), -1):
+        longer, rows = pass_of(count)
+        if longer <= LONGER * shortest and longer / rows <= WORTH * shortest / fewest:
+            return there[:count]
+    return some
 
 
 def _is_due(sample: Candidate) -> bool:
