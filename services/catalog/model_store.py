@@ -32,7 +32,7 @@ class ModelStore:
 
     async def registered(self, *, job_id: str, request_id: str | None) -> Model | None:
         """The model that this job or request has made before."""
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             id = (await connection.execute(_made_by(job_id, request_id))).scalar_one_or_none()
             return None if id is None else await self._one(connection, id)
 
@@ -82,7 +82,7 @@ class ModelStore:
 
     async def get(self, model_id: int) -> Model:
         """Raises NotFound."""
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             return await self._one(connection, model_id)
 
     async def find(
@@ -108,7 +108,7 @@ class ModelStore:
         }
         matches = [models.c[column] == value for column, value in wanted.items() if value is not None]
         query = sa.select(models).where(models.c.id > after, *matches).order_by(models.c.id).limit(limit)
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             rows = (await connection.execute(query)).all()
             total = await connection.execute(sa.select(sa.func.count()).select_from(models).where(*matches))
             return await self._with_files(connection, rows), int(total.scalar_one())
@@ -136,7 +136,7 @@ class ModelStore:
     async def ancestors(self, model: Model) -> tuple[Model, ...]:
         """The base model, its base, and so on; nearest first."""
         found: list[Model] = []
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             above = model.base_model_id
             while above is not None and len(found) < MAX_LINEAGE:
                 found.append(await self._one(connection, above))

@@ -70,7 +70,7 @@ class Store:
         if name:
             matches.append(datasets.c.name == name)
         query = sa.select(datasets, cover_image_id).where(datasets.c.id > after, *matches)
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             rows = await connection.execute(query.order_by(datasets.c.id).limit(limit))
             total = await connection.execute(sa.select(sa.func.count()).select_from(datasets).where(*matches))
             return [dataset_from_row(row) for row in rows], int(total.scalar_one())
@@ -189,7 +189,7 @@ class Store:
         """Which of `digests` the dataset has, sorted. Raises NotFound."""
         wanted = sorted(set(digests))
         found: list[str] = []
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             await self._dataset(connection, dataset_id)
             for start in range(0, len(wanted), INSERT_ROWS):
                 query = sa.select(images.c.sha256).where(
@@ -201,7 +201,7 @@ class Store:
     async def list_images(self, dataset_id: int, *, after: int = 0, limit: int) -> tuple[list[Image], int]:
         """Up to `limit` images with ids above `after`, by id; and how many there are in all. Raises NotFound."""
         query = sa.select(images).where(images.c.dataset_id == dataset_id, images.c.id > after)
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             total = (await self._dataset(connection, dataset_id)).num_items
             rows = await connection.execute(query.order_by(images.c.id).limit(limit))
             return [image_from_row(row) for row in rows], total
@@ -316,7 +316,7 @@ class Store:
             snapshot_items.c.position >= start,
             snapshot_items.c.position < start + limit,
         )
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             await self._snapshot(connection, digest)
             rows = await connection.execute(query.order_by(snapshot_items.c.position))
             return [item_from_row(row) for row in rows]

@@ -63,10 +63,20 @@ class Transactions:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to read with."""
+        """A connection to read with, once."""
         with database_errors(self._whose):
             async with self._engine.connect() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """One to read with several times: all see the same moment."""
+        async with self.read() as connection:
+            if connection.dialect.name == "sqlite":
+                await connection.exec_driver_sql("BEGIN")
+            else:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
 
 
 def insert_or_ignore(table: sa.Table, dialect: Dialect) -> Any:

@@ -92,7 +92,7 @@ class Store:
         query = sa.select(generations).where(wanted).order_by(columns.number.desc()).limit(size + 1)
         if before is not None:
             query = query.where(columns.number < before)
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             rows = (await connection.execute(query)).mappings().all()
             total = (
                 await connection.execute(sa.select(sa.func.count()).select_from(generations).where(wanted))
@@ -170,7 +170,7 @@ class Store:
     async def unnamed(self, digests: Collection[str]) -> set[str]:
         """Those of `digests` that no generation names."""
         left = set(digests)
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             for table in (pictures, inputs):
                 found = sa.select(table.c.sha256).where(table.c.sha256.in_(left)).distinct()
                 left -= set((await connection.execute(found)).scalars())
@@ -197,7 +197,7 @@ class Store:
 
     async def _select(self, where: sa.ColumnElement[bool]) -> list[domain.Generation]:
         query = sa.select(generations).where(where).order_by(generations.c.number)
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             rows = (await connection.execute(query)).mappings().all()
             return await self._with_pictures(connection, rows)
 

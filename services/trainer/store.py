@@ -78,7 +78,7 @@ class Store:
 
     async def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             row = (await connection.execute(sa.select(jobs).where(jobs.c.id == job_id))).one_or_none()
             if row is None:
                 raise NotFound("training job", job_id)
@@ -109,7 +109,7 @@ class Store:
             created_at, id = before
             older = sa.and_(jobs.c.created_at == created_at, jobs.c.id < id)
             page = page.where(sa.or_(jobs.c.created_at < created_at, older))
-        async with self._db.read() as connection:
+        async with self._db.snapshot() as connection:
             total = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(*conditions))
             rows = (await connection.execute(page)).all()
             queued = (await connection.scalars(self._queue())).all() if rows else []

@@ -95,3 +95,24 @@ async def test_a_cancelled_transaction_leaves_no_lock_and_no_row_wherever_it_was
     assert cut > 0
     assert others == 2 * value
     assert committed <= value <= committed + cut
+
+
+async def test_a_snapshot_sees_one_moment_and_the_next_one_what_came_since(database_url: str) -> None:
+    rows = sa.Table("rows", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+    engine = create_engine(database_url, schema="public")
+    async with engine.begin() as connection:
+        await connection.run_sync(rows.metadata.create_all)
+        await connection.execute(sa.insert(rows), [{"id": 1}, {"id": 2}])
+    db = Transactions(engine, "the test")
+    count = sa.select(sa.func.count()).select_from(rows)
+    seen = []
+    for id in (1, 2):
+        async with db.snapshot() as connection:
+            seen.append(await connection.scalar(count))
+            async with db.begin() as other:
+                await other.execute(sa.delete(rows).where(rows.c.id == id))
+            seen.append(await connection.scalar(count))
+    async with db.read() as connection:
+        seen.append(await connection.scalar(count))
+    await engine.dispose()
+    assert seen == [2, 2, 1, 1, 0]
