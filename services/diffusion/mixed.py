@@ -30,6 +30,8 @@ DEAR = 0.25
 """Of a layer's own product, what those of its LoRAs may cost before they are merged."""
 MERGED_BYTES = 256 << 20
 """What merged weights of a pass may take, and what is kept of passes before it."""
+MOST_KEPT = 16
+"""Passes whose rows stay laid out."""
 WIDE = 4
 """So many times the ranks that are wanted, stacks are made anew, narrower."""
 
@@ -159,10 +161,11 @@ class RowAdapters:
         return [stays[place] if place in stays else next(come) for place in range(len(wanted))]
 
     @contextmanager
-    def rows(self, rows: Sequence[Mapping[str, float]]) -> Iterator[None]:
-        """The adapters by name, and their weights, of each row of the passes inside, which want no gradients."""
+    def rows(self, rows: Sequence[Mapping[str, float]], *, steady: bool = False) -> Iterator[None]:
+        """The adapters by name, and their weights, of each row of the passes inside, which want no gradients. `steady`:
+        rows that are all alike are drawn to the same bits whatever was drawn before; nothing is merged."""
         began = time.perf_counter()
-        self._acting = self._lay(self._wanted(rows))
+        self._acting = self._lay(self._wanted(rows), steady)
         self.laying_seconds += time.perf_counter() - began
         try:
             yield
@@ -188,35 +191,37 @@ class RowAdapters:
 
         module.forward = forward
 
-    def _lay(self, wanted: tuple[Wanted, ...]) -> "Mapping[str, _Act]":
+    def _lay(self, wanted: tuple[Wanted, ...], steady: bool) -> "Mapping[str, _Act]":
         if not any(wanted):
             return {}
-        laid = self._nearest(wanted) or self._spare(wanted)
+        laid = self._nearest(wanted, steady) or self._spare(wanted, steady)
         if laid in self._kept:
             self._kept.remove(laid)
-        self._kept.append(laid)
         acting = laid.lay(wanted)
-        while len(self._kept) > 1 and self._kept_bytes > MERGED_BYTES:
+        self._kept.append(laid)  # if nothing went wrong
+        while len(self._kept) > 1 and (len(self._kept) > MOST_KEPT or self.memory_bytes > MERGED_BYTES):
             del self._kept[0]
         return acting
 
     @property
-    def _kept_bytes(self) -> int:
+    def memory_bytes(self) -> int:
+        """Of what is laid out, beside the adapters themselves."""
         return sum(each.memory_bytes for each in self._kept)
 
-    def _spare(self, wanted: tuple[Wanted, ...]) -> "_Alike | _Mixed":
+    def _spare(self, wanted: tuple[Wanted, ...], steady: bool) -> "_Alike | _Mixed":
         """Where rows are laid that are nowhere: memory that was unused for longest, once there is no room for more."""
         if len(wanted) == 1:
-            return _Alike(self._modules, self._known)
+            return _Alike(self._modules, self._known, steady)
         own = [laid for laid in self._kept if isinstance(laid, _Mixed)]
-        if own and self._kept_bytes + max(laid.memory_bytes for laid in own) > MERGED_BYTES:
+        if own and self.memory_bytes + max(laid.memory_bytes for laid in own) > MERGED_BYTES:
             return own[0]
         return _Mixed(self._modules, self._known)
 
-    def _nearest(self, wanted: tuple[Wanted, ...]) -> "_Alike | _Mixed | None":
+    def _nearest(self, wanted: tuple[Wanted, ...], steady: bool = False) -> "_Alike | _Mixed | None":
         """Where most of the rows are laid already; at least half."""
         if len(wanted) == 1:
-            return next((laid for laid in self._kept if tuple(laid.rows) == wanted), None)
+            alike = (laid for laid in self._kept if isinstance(laid, _Alike) and laid.is_steady == steady)
+            return next((laid for laid in alike if tuple(laid.rows) == wanted), None)
         count: Counter[Wanted | None] = Counter(wanted)
         most, nearest = 0, None
         for laid in self._kept:
@@ -254,10 +259,12 @@ class _Laid:
 
 
 class _Alike(_Laid):
-    """One row for all of a pass: as the LoRAs' files have it in the first, merged from the second on."""
+    """One row for all of a pass: as the LoRAs' files have it in the first, merged from the second on unless it is
+    steady."""
 
-    def __init__(self, modules: Mapping[str, Any], known: Mapping[str, Mapping[str, Layer]]) -> None:
+    def __init__(self, modules: Mapping[str, Any], known: Mapping[str, Mapping[str, Layer]], is_steady: bool) -> None:
         super().__init__(modules, known)
+        self.is_steady = is_steady
         self._merged: list[_Merged] = []
         self._is_settled = False
 
@@ -269,7 +276,6 @@ class _Alike(_Laid):
         if self._is_settled:
             return self._acting
         is_first, room = not self.rows, MERGED_BYTES
-        self.rows = [*wanted]
         for name, layers in self._layers_of(wanted[0]).items():
             module = self._modules[name]
             if is_first:
@@ -281,7 +287,7 @@ class _Alike(_Laid):
                 room -= stack.memory_bytes
                 self._merged.append(stack)
                 self._acting[name] = stack.acting(1)
-        self._is_settled = not is_first
+        self.rows, self._is_settled = [*wanted], self.is_steady or not is_first
         return self._acting
 
 
@@ -327,13 +333,13 @@ class _Mixed(_Laid):
         count, rank = len(layers), max(sum(len(layer.a) for layer, _ in row) for row in layers)
         if isinstance(there, _Merged) and there.takes(count, room):
             return there
-        # One that has become too small may soon be so again.
-        count = count if there is None else max(count, 2 * there.count)
+        if there is not None:  # one that has become too small may soon be so again
+            count = there.count if count <= there.count else max(count, 2 * there.count)
         if _is_better_merged(module, rank, count, room):
             return _Merged(module, count)
-        return (
-            there if isinstance(there, _LowRank) and there.takes(len(layers), rank) else _LowRank(module, count, rank)
-        )
+        if isinstance(there, _LowRank) and there.takes(len(layers), rank):
+            return there
+        return _LowRank(module, count, rank)
 
 
 class _Merged:

@@ -50,6 +50,7 @@ class Sample:
     mask: "torch.Tensor | None" = None
     noise: "torch.Tensor | None" = None
     adapters: Mapping[str, float] = field(default_factory=dict)
+    is_steady: bool = False  # drawn alone, to the same bits whatever was drawn before
     controls: Sequence[Control] = ()
     index: int = 0  # passes behind it
     latents: "torch.Tensor" = field(init=False)
@@ -183,7 +184,8 @@ def step_together(samples: Sequence[Sample], adapters: "RowAdapters | None" = No
         words = rows[0].words
         said = {name: torch.cat([row.words[name].to(device, _type(name, dtype)) for row in rows]) for name in words}
         said |= _steered(rows, entry, times, said)
-        with adapters.rows([row.sample.adapters for row in rows]) if adapters else nullcontext():
+        steady = all(each.is_steady for each in samples)
+        with adapters.rows([row.sample.adapters for row in rows], steady=steady) if adapters else nullcontext():
             answer = components.family.predict(components, entry, times, said).float()
         answer = answer[torch.tensor(places, device=device).argsort()]
         if guided:

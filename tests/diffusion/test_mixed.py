@@ -139,6 +139,27 @@ def test_rows_that_are_alike_share_one_product(
     assert torch.equal(*both) == (dear > 0), "merged sums are rounded otherwise"
 
 
+def test_steady_rows_come_out_the_same_whatever_was_drawn_before(
+    pipeline: Path, loras: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed, "DEAR", 0.0)
+    components = load(pipeline)
+    rows = rows_with(components, loras, "wide", "plain")
+    latents, times, words = noisy(2)
+
+    def drawn(steady: bool) -> torch.Tensor:
+        with torch.no_grad(), rows.rows([{"wide": 0.5}] * 2, steady=steady):
+            answer: torch.Tensor = components.denoiser(latents, times, words).sample
+        return answer
+
+    first = drawn(True)
+    loose = [drawn(False) for _ in range(3)]
+    assert not torch.equal(first, loose[-1]), "there is something to tell apart"
+    with rows.rows([{"wide": 0.5}, {"plain": 1.0}]):
+        pass
+    assert all(torch.equal(drawn(True), first) for _ in range(3))
+
+
 @pytest.mark.parametrize("kept", [0, 30_000, 1 << 30])
 def test_rows_that_come_and_go_find_what_others_left(
     pipeline: Path, loras: dict[str, Path], kept: int, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +220,55 @@ def test_only_rows_that_have_come_are_laid(
     with rows.rows(there[:4]):  # who leaves at the end leaves the others where they are
         pass
     assert rows.order(there[:4]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("dear", [0.0, 1e9], ids=["merged", "not merged"])
+def test_what_is_laid_out_stays_bounded_whatever_comes(
+    pipeline: Path, loras: dict[str, Path], dear: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed, "DEAR", dear)
+    rows = rows_with(load(pipeline), loras, "plain", "wide")
+    most = 0
+    for number in range(60):
+        weight = 1 + number / 100
+        narrow, wide = {"plain": weight}, {"wide": weight}
+        for wanted in ([narrow, {}, {}, {}], [wide, {}, {}, {}], [narrow, narrow], [{}, {}, wide, narrow, narrow]):
+            with rows.rows(wanted):
+                pass
+        if number == 19:
+            most = rows.memory_bytes
+    assert 0 < rows.memory_bytes <= most
+
+
+def test_rows_that_could_not_be_laid_are_laid_anew(
+    pipeline: Path, loras: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixed, "DEAR", 0.0)
+    components = load(pipeline)
+    rows = rows_with(components, loras, "plain", "wide")
+    first, then = [{"plain": 1.0}, {"wide": 0.5}, {}], [{"wide": 0.7}, {"wide": 0.5}, {}]
+    with rows.rows(first):
+        pass
+    put, left = mixed._Merged.put, 3
+
+    def full(self: Any, place: int, layers: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise torch.OutOfMemoryError("no memory")
+        put(self, place, layers)
+
+    monkeypatch.setattr(mixed._Merged, "put", full)
+    with pytest.raises(torch.OutOfMemoryError), rows.rows(then):
+        pass
+    monkeypatch.setattr(mixed._Merged, "put", put)
+    latents, times, words = noisy(3)
+    for wanted in (first, then):
+        with torch.no_grad(), rows.rows(wanted):
+            mine = components.denoiser(latents, times, words).sample
+        for place, weights in enumerate(wanted):
+            alone = by_peft(pipeline, loras, weights, place, 3)
+            assert torch.allclose(mine[place], alone[0], atol=2e-4, rtol=1e-4), weights
 
 
 def test_words_are_read_with_their_own_loras(pipeline: Path, loras: dict[str, Path]) -> None:

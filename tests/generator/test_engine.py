@@ -71,6 +71,19 @@ async def test_what_is_drawn_together_is_what_each_draws_alone(studio: Studio, t
     assert len(seen) == sum(len(answer.images) for answer in together), "no two are the same picture"
 
 
+async def test_deterministic_is_the_same_bytes_whatever_was_drawn_before(studio: Studio, tmp_path: Path) -> None:
+    lora = (await with_loras(studio, tmp_path))[2]  # what reads words has it too
+    once_more = settings(lora, seed=11, steps=3, deterministic=True)
+    others = [settings(lora, seed=12, steps=3), settings(lora, seed=13, steps=2, prompt="a blue cat")]
+    drawn = []
+    for warm in (False, True):
+        async with studio.generator() as generator:
+            if warm:
+                await asyncio.gather(*(draw(generator, each) for each in [*others, settings(studio.base_id)]))
+            drawn += [(await draw(generator, once_more)).images[0].image.sha256 for _ in range(2)]
+    assert len(set(drawn)) == 1
+
+
 @pytest.mark.parametrize("seed", [1])
 async def test_whatever_comes_and_goes_each_request_is_answered_once(studio: Studio, seed: int) -> None:
     chance = random.Random(seed)

@@ -100,7 +100,7 @@ def test_rows_that_cost_nothing_are_all_taken_and_dear_ones_wait_for_the_short()
     assert shares == {"parallel": 8, "serial": 1}
 
 
-def test_where_batches_are_worth_it_more_come_along_for_half_the_time_again() -> None:
+def test_where_batches_are_worth_it_more_come_along_for_twice_the_time() -> None:
     pieces = [Piece(0, 3, index=1), *(Piece(number, 51, index=1) for number in range(1, 12))]
 
     def chosen(pace: Pace) -> list[int]:
@@ -108,8 +108,8 @@ def test_where_batches_are_worth_it_more_come_along_for_half_the_time_again() ->
         return [piece.number for piece in some]
 
     assert chosen(CPU) == [0]
-    assert chosen(linear(0.3, 0.1)) == [0, 1]  # 0.5, 0.7, 0.9
-    assert chosen(linear(0.4, 0.05)) == [*range(3)]  # 0.5, 0.6, 0.7, 0.8
+    assert chosen(linear(0.3, 0.1)) == [*range(3)]  # 0.5, 0.7, 0.9, 1.1
+    assert chosen(linear(0.4, 0.045)) == [*range(6)]  # 0.49, 0.58, 0.67, 0.76, 0.85, 0.94, 1.03
     assert chosen(linear(0.6, 0.02)) == [*range(8)]
 
 
@@ -169,6 +169,9 @@ def test_a_pace_is_learnt_and_grows_with_rows() -> None:
     for rows in (2, 4, 8, 16, 4, 2):
         pace.note(rows, 0.3 + 0.05 * rows)
     assert pace.seconds(10) == pytest.approx(0.8, rel=0.01)
+    for place, rows in enumerate((16, 8, 16, 2, 16, 4) * 5):
+        pace.note(rows, (0.3 + 0.05 * rows) * (1 if place % 3 else 2))  # every third has to share the device
+    assert pace.seconds(10) == pytest.approx(0.8, rel=0.1)
     for _ in range(200):
         pace.note(4, 2.0)
     assert pace.seconds(4) == pytest.approx(2.0, rel=0.05), "what has changed is learnt anew"

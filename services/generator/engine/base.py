@@ -129,7 +129,7 @@ class Base(Held):
         components.wake(*components.readers)  # before the LoRAs on them are laid out
         with torch.no_grad(), ExitStack() as stack:
             for rows in self._word_rows.values():
-                stack.enter_context(rows.rows([by_rows] * len(prompts)))
+                stack.enter_context(rows.rows([by_rows] * len(prompts), steady=True))
             read = encode_prompts(components, prompts, weighted=weighted)
         # Weighted prompts are read to their end, some words apart.
         warnings = () if weighted else self._cut(told)

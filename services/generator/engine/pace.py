@@ -4,13 +4,17 @@ from dataclasses import dataclass
 
 DECAY = 0.97
 """What an observation counts after each next one: some 30 are remembered."""
+DISTURBED = 0.1
+"""What one counts that was longer than expected: something else wanted the device too."""
 LEAST_FIXED = 0.02
 """Share of a pass's time that does not hang on its rows, at least: so that more rows are never worse than fewer."""
 
 
 @dataclass
 class Pace:
-    """Seconds of a pass as a + b * rows, by least squares over the latest passes. Of one base and size."""
+    """Seconds of a pass as a + b * rows, of one base and size: by least squares over the latest passes, those that took
+    longer than expected counting little (expectiles, Newey and Powell 1987). Full passes come when there is most to do
+    beside them, and would seem dearer than they are."""
 
     _weight: float = 0.0
     _rows: float = 0.0
@@ -24,6 +28,7 @@ class Pace:
         self._passes += 1
         if self._passes == 1:
             return
+        counts = DISTURBED if self._weight and seconds > self.seconds(rows) else 1.0
         for name, value in (
             ("_weight", 1.0),
             ("_rows", rows),
@@ -31,7 +36,7 @@ class Pace:
             ("_rows_rows", rows * rows),
             ("_rows_seconds", rows * seconds),
         ):
-            setattr(self, name, getattr(self, name) * DECAY + value)
+            setattr(self, name, getattr(self, name) * DECAY + counts * value)
 
     def seconds(self, rows: int) -> float:
         """What a pass of so many rows will take. Until something is known, rows are taken to be nearly free: so that

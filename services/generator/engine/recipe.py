@@ -123,6 +123,7 @@ class Recipe:
             guidance_scale=guidance_scale,
             guidance_rescale=settings.guidance_rescale,
             adapters=self.adapters,
+            is_steady=settings.deterministic,
             **begins,
         )
 

@@ -7,7 +7,7 @@ PATIENCE = 16
 """Passes that others may have in a row before a sample's own turn has come."""
 WORTH = 0.85
 """Of the time a row, what a fuller pass takes where it is worth it."""
-LONGER = 1.5
+LONGER = 2.0
 """Times as long a fuller pass may take."""
 
 
@@ -55,7 +55,7 @@ def choose(
     most work a second: the sum of 1 / remaining over the pass's time is largest (Smith 1956's rule, for a machine that
     works in batches), so that a short request is not held up by long ones. A caller's samples share one weight, so that
     sending more makes nobody faster. Where a device does many rows in much less than the time of one by one, more come
-    along: that everybody's work takes less time is then worth that the pass lasts half as long again, and no longer.
+    along: that everybody's work takes less time is then worth that the pass lasts up to twice as long.
     Whoever was passed over PATIENCE times comes next, the longest waiting first, so nobody starves; and one that is
     new, so that whoever asks sees something begin.
     """
