@@ -187,7 +187,7 @@ def step_together(samples: Sequence[Sample], adapters: "RowAdapters | None" = No
         steady = all(each.is_steady for each in samples)
         with adapters.rows([row.sample.adapters for row in rows], steady=steady) if adapters else nullcontext():
             answer = components.family.predict(components, entry, times, said).float()
-        answer = answer[torch.tensor(places, device=device).argsort()]
+        answer = answer[sorted(range(len(places)), key=places.__getitem__)]
         if guided:
             answer = torch.cat([_guide(guided, answer), answer[2 * len(guided) :]])
         for sample, output in zip(order, answer.split(1), strict=True):

@@ -123,7 +123,7 @@ def test_images_in_a_model_out_pictures_from_it(
     model.fill("anime-st")
     page.get_by_role("option", name="anime-style").click()
     page.get_by_label("Prompt", exact=True).fill("red apple")
-    page.get_by_label("Steps").fill("150")
+    page.get_by_label("Steps").fill("600")
     page.get_by_label("Pictures").fill("2")
     page.get_by_role("button", name="Generate", exact=True).click()
     drawing = page.get_by_test_id("drawing")
@@ -158,6 +158,7 @@ def test_a_drawing_is_cancelled_and_a_job_paused_resumed_cancelled_and_tried_aga
     page.goto(f"/text-to-image?model={starter}")
     page.get_by_label("Prompt", exact=True).fill("dog")
     page.get_by_label("Steps").fill("1000")
+    page.get_by_label("Pictures").fill("32")  # so that it is under way still when the page has come again
     page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator("[data-phase=drawing]")).to_be_visible(timeout=60_000)
     page.reload()
