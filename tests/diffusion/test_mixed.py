@@ -1,7 +1,7 @@
 """LoRAs that act row by row: as peft's layers, whoever shares the batch."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,15 @@ def by_peft(
         return components.denoiser(latents[row : row + 1], times[row : row + 1], words[row : row + 1]).sample
 
 
+def assert_as_alone(
+    together: torch.Tensor, wanted: Sequence[Mapping[str, float]], pipeline: Path, loras: Mapping[str, Path]
+) -> None:
+    """Each row of a pass over `noisy` latents is what peft's layers make of it."""
+    for place, weights in enumerate(wanted):
+        alone = by_peft(pipeline, loras, weights, place, len(wanted))
+        assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4), weights
+
+
 def rows_with(components: Components, loras: Mapping[str, Path], *names: str) -> RowAdapters:
     """That know the named ones."""
     rows = RowAdapters(components.denoiser)
@@ -111,10 +120,9 @@ def test_each_row_is_as_its_loras_alone_would_have_it(
             together.append(components.denoiser(latents, times, words).sample)
     with torch.no_grad():
         without = components.denoiser(latents, times, words).sample
-    for place, weights in enumerate(wanted):
-        alone = by_peft(pipeline, loras, weights, place, len(wanted))
-        for each in together:
-            assert torch.allclose(each[place], alone[0], atol=2e-4, rtol=1e-4), weights
+    for each in together:
+        assert_as_alone(each, wanted, pipeline, loras)
+        for place, weights in enumerate(wanted):
             changed = (each[place] - without[place]).abs().max()
             assert bool(changed > 1e-2) == any(weights.values()), weights
     assert not torch.equal(*together), "merged sums are rounded otherwise"
@@ -132,10 +140,8 @@ def test_rows_that_are_alike_share_one_product(
     for _ in range(2):  # what is merged is merged in the second pass
         with torch.no_grad(), rows.rows([{"wide": 0.5, "convolutions": 1.0}] * 3):
             both.append(components.denoiser(latents, times, words).sample)
-    for place in range(3):
-        alone = by_peft(pipeline, loras, {"wide": 0.5, "convolutions": 1.0}, place, 3)
-        for together in both:
-            assert torch.allclose(together[place], alone[0], atol=2e-4, rtol=1e-4)
+    for together in both:
+        assert_as_alone(together, [{"wide": 0.5, "convolutions": 1.0}] * 3, pipeline, loras)
     assert torch.equal(*both) == (dear > 0), "merged sums are rounded otherwise"
 
 
@@ -178,9 +184,7 @@ def test_rows_that_come_and_go_find_what_others_left(
     for wanted in passes * 2:
         with torch.no_grad(), rows.rows(wanted):
             mine = components.denoiser(latents, times, words).sample
-        for place, weights in enumerate(wanted):
-            alone = by_peft(pipeline, loras, weights, place, 3)
-            assert torch.allclose(mine[place], alone[0], atol=2e-4, rtol=1e-4), weights
+        assert_as_alone(mine, wanted, pipeline, loras)
 
 
 @pytest.mark.parametrize("dear", [0.0, 1e9], ids=["merged", "not merged"])
@@ -266,9 +270,7 @@ def test_rows_that_could_not_be_laid_are_laid_anew(
     for wanted in (first, then):
         with torch.no_grad(), rows.rows(wanted):
             mine = components.denoiser(latents, times, words).sample
-        for place, weights in enumerate(wanted):
-            alone = by_peft(pipeline, loras, weights, place, 3)
-            assert torch.allclose(mine[place], alone[0], atol=2e-4, rtol=1e-4), weights
+        assert_as_alone(mine, wanted, pipeline, loras)
 
 
 def test_words_are_read_with_their_own_loras(pipeline: Path, loras: dict[str, Path]) -> None:

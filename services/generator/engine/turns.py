@@ -68,34 +68,36 @@ def choose(
     if overdue is not None and any(_is_due(each) for each in lanes[overdue]):
         lanes = {overdue: lanes[overdue]}  # the one that has waited for longest
     best: Sequence[C] = ()
-    best_value = -1.0
+    best_count, best_value = 0, -1.0
     for lane, own in lanes.items():
         there = sorted(own, key=_urgency)
         must = sum(_is_due(each) for each in there)
+        there = there[: limit(lane)]
         work, rows = 0.0, 0
-        for count, sample in enumerate(there[: limit(lane)], start=1):
+        for count, sample in enumerate(there, start=1):
             work += 1 / (sample.remaining * counts[sample.principal])
             rows += sample.rows
             value = work / seconds(lane, rows)
             if value > best_value and count >= min(must, limit(lane)):
-                best, best_value = there[:count], value
-    return _filled(best, lanes[best[0].lane], limit(best[0].lane), seconds) if best else best
+                best, best_count, best_value = there, count, value
+    return _filled(best, best_count, seconds)
 
 
-def _filled(some: Sequence[C], lane: Iterable[C], limit: int, seconds: Callable[[Hashable, int], float]) -> Sequence[C]:
-    """With as many more of their lane as are worth it."""
+def _filled(there: Sequence[C], fewest: int, seconds: Callable[[Hashable, int], float]) -> Sequence[C]:
+    """At least the first `fewest` of a lane, and as many more as are worth it."""
 
     def pass_of(count: int) -> tuple[float, int]:
         rows = sum(sample.rows for sample in there[:count])
         return seconds(there[0].lane, rows), rows
 
-    there = sorted(lane, key=_urgency)[:limit]
-    shortest, fewest = pass_of(len(some))
-    for count in range(len(there), len(some), -1):
+    if not there:
+        return there
+    shortest, least = pass_of(fewest)
+    for count in range(len(there), fewest, -1):
         longer, rows = pass_of(count)
-        if longer <= LONGER * shortest and longer / rows <= WORTH * shortest / fewest:
+        if longer <= LONGER * shortest and longer / rows <= WORTH * shortest / least:
             return there[:count]
-    return some
+    return there[:fewest]
 
 
 def _is_due(sample: Candidate) -> bool:
